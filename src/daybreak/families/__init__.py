@@ -1,0 +1,58 @@
+"""The history of the field, one page per family; read in order: gpt, gpt2, gpt3, gpt_neo, gpt_j, gpt_neox, opt, bloom.
+
+This registry imports a page only when it is asked for, and is the one place where families are listed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+
+from daybreak.errors import DaybreakError, nearest
+from daybreak.families.family import Family, Size
+
+NAMES = ("gpt", "gpt2", "gpt3", "gpt_neo", "gpt_j", "gpt_neox", "opt", "bloom")
+_MODEL_TYPES = {
+    "openai-gpt": "gpt",
+    "gpt2": "gpt2",
+    "gpt3": "gpt3",
+    "gpt_neo": "gpt_neo",
+    "gptj": "gpt_j",
+    "gpt_neox": "gpt_neox",
+    "opt": "opt",
+    "bloom": "bloom",
+}
+
+
+def by_name(name: str) -> Family:
+    """The page of a family; `gpt-neox` and `gpt_neox` are the same."""
+    key = name.lower().replace("-", "_")
+    if key not in NAMES:
+        raise DaybreakError(f"no family {name!r}{nearest(key, NAMES)}; there are {', '.join(NAMES)}")
+    page = importlib.import_module(f"daybreak.families.{key}")
+    family: Family = page.FAMILY
+    return family
+
+
+def by_model_type(model_type: str) -> Family:
+    """The family that reads a config.json with this `model_type`."""
+    if model_type not in _MODEL_TYPES:
+        raise DaybreakError(
+            f"config.json says model_type {model_type!r}{nearest(model_type, _MODEL_TYPES)}; "
+            f"supported are {', '.join(_MODEL_TYPES)}"
+        )
+    return by_name(_MODEL_TYPES[model_type])
+
+
+def everyone() -> Iterator[Family]:
+    """All families in the order of history."""
+    return map(by_name, NAMES)
+
+
+def find_size(name: str) -> tuple[Family, Size] | None:
+    """The published model of this name, whatever its family and case; None if there is none."""
+    for family in everyone():
+        for size, entry in family.sizes.items():
+            if size.lower() == name.lower():
+                return family, entry
+    return None

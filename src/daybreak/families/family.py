@@ -1,0 +1,100 @@
+"""What a family's page says: the shape of every page in this folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from daybreak.architecture import Architecture
+from daybreak.errors import DaybreakError, nearest
+from daybreak.rules import Rule
+
+
+@dataclass(frozen=True)
+class Initialisation:
+    """Standard deviations of the normal draws of fresh weights; biases start at 0, gains at 1."""
+
+    std: float
+    output_std: float
+    """For the two maps that write into the residual stream: attention's output and the MLP's second."""
+    position_std: float | None = None
+    """For a learned position table; None: `std`."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """One published model of a family."""
+
+    changes: Mapping[str, Any]
+    """Fields of `Architecture` in which this size differs from the family's base."""
+    parameters: int
+    """Published or derived count, tied matrices counted once; a test compares it with the decoder."""
+    hub: str | None
+    """Repository on the Hugging Face hub; None if the weights were never published."""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Family:
+    """One page of the history: which decisions were taken, how checkpoints spell them, in which sizes they came."""
+
+    name: str
+    title: str
+    year: int
+    paper: str
+    story: str
+    """What this family decided differently, in a sentence or two."""
+    model_type: str
+    """`model_type` in config.json."""
+    hf_class: str
+    """The class name that config.json's `architectures` carries."""
+    base: Architecture
+    sizes: Mapping[str, Size]
+    read: Callable[[Mapping[str, Any]], Architecture]
+    """config.json -> Architecture; refuses by name what it cannot express."""
+    write: Callable[[Architecture], dict[str, Any]]
+    """Architecture -> the keys of config.json that `read` reads."""
+    rules: tuple[Rule, ...]
+    initialisation: Callable[[Architecture], Initialisation]
+    prefix: str = ""
+    """Leads all names but the head's in a saved file."""
+    older_prefixes: tuple[str, ...] = ("",)
+    """Prefixes that published files carry instead; read, never written."""
+    ignored: tuple[str, ...] = ()
+    """Regular expressions of buffers in published files that are no parameters (masks, rotary tables)."""
+    special_tokens: Mapping[str, int] = field(default_factory=dict)
+    """Default `bos_token_id`, `eos_token_id`, `pad_token_id` of the published models."""
+    starts_with_bos: bool = False
+    """Training began every text with the bos token, so prompts need it (OPT)."""
+
+    def architecture(self, size: str | None = None, **changes: Any) -> Architecture:
+        """The base, or a published size, with `changes` applied. Raises `DaybreakError` for unknown sizes or fields."""
+        fields: dict[str, Any] = {}
+        if size is not None:
+            if size not in self.sizes:
+                hint = nearest(size, self.sizes)
+                raise DaybreakError(f"{self.name} has no size {size!r}{hint}; it has {', '.join(self.sizes)}")
+            fields.update(self.sizes[size].changes)
+        fields.update(changes)
+        for name in changes:
+            if name not in Architecture.__dataclass_fields__:
+                hint = nearest(name, Architecture.__dataclass_fields__)
+                raise DaybreakError(f"an architecture has no field {name!r}{hint}")
+        if ("width" in fields) and "inner" not in fields:
+            fields["inner"] = 4 * fields["width"]
+        return replace(self.base, **fields)
+
+
+def sizes(
+    table: Mapping[str, tuple[int, int, int, int]], hub: str | None = None, **common: Any
+) -> dict[str, Size]:
+    """Rows of (layers, width, heads, parameters) as the papers print them; `hub` has a `{}` for the name."""
+    return {
+        name: Size(
+            {"layers": layers, "width": width, "heads": heads, "inner": 4 * width, **common},
+            parameters,
+            hub.format(name) if hub else None,
+        )
+        for name, (layers, width, heads, parameters) in table.items()
+    }

@@ -1,0 +1,87 @@
+"""GPT (2018): a transformer decoder alone, pretrained on books, fine-tuned on everything. Norms still follow the sublayers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from daybreak.architecture import Activation, Architecture
+from daybreak.errors import DaybreakError
+from daybreak.families.family import Family, Initialisation, sizes
+from daybreak.families.keys import Keys
+from daybreak.rules import TRANSPOSED, TRANSPOSED_THIRDS, THIRDS, Rule, fused, linear, norm
+
+HARMLESS = (
+    "n_ctx embd_pdrop resid_pdrop n_special summary_activation summary_first_dropout summary_proj_to_labels summary_type"
+)
+# The reference maps "gelu" to the tanh form for this family alone (its modeling file, ACT_FNS).
+ACTIVATIONS: dict[str, Activation] = {"gelu": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu"}
+SPELLED: dict[Activation, str] = {"gelu_tanh": "gelu", "relu": "relu", "silu": "silu"}
+
+
+def read(config: Mapping[str, Any]) -> Architecture:
+    keys = Keys(config, "GPT")
+    width = keys.need("n_embd", "hidden_size")
+    activation = keys.get("afn", "gelu")
+    if activation not in ACTIVATIONS:
+        raise DaybreakError(f"config.json sets afn = {activation!r}; known are {', '.join(ACTIVATIONS)}")
+    architecture = Architecture(
+        vocabulary=keys.need("vocab_size"),
+        context=keys.get("n_positions", 512, "max_position_embeddings"),
+        layers=keys.need("n_layer", "num_hidden_layers"),
+        width=width,
+        heads=keys.need("n_head", "num_attention_heads"),
+        inner=4 * width,
+        block="post",
+        final_norm=False,
+        norm_eps=keys.get("layer_norm_epsilon", 1e-5),
+        activation=ACTIVATIONS[activation],
+        tied=keys.get("tie_word_embeddings", True),
+    )
+    keys.finish(HARMLESS)
+    return architecture
+
+
+def write(architecture: Architecture) -> dict[str, Any]:
+    return {
+        "vocab_size": architecture.vocabulary,
+        "n_positions": architecture.context,
+        "n_layer": architecture.layers,
+        "n_embd": architecture.width,
+        "n_head": architecture.heads,
+        "afn": SPELLED.get(architecture.activation, architecture.activation),
+        "layer_norm_epsilon": architecture.norm_eps,
+        "tie_word_embeddings": architecture.tied,
+    }
+
+
+RULES = (
+    Rule("tokens_embed.weight", "tokens.weight"),
+    Rule("positions_embed.weight", "positions.weight"),
+    *fused("h.{i}.attn.c_attn", "blocks.{i}.attention", TRANSPOSED_THIRDS, THIRDS),
+    *linear("h.{i}.attn.c_proj", "blocks.{i}.attention.out", TRANSPOSED),
+    *norm("h.{i}.ln_1", "blocks.{i}.attention_norm"),
+    *linear("h.{i}.mlp.c_fc", "blocks.{i}.mlp.up", TRANSPOSED),
+    *linear("h.{i}.mlp.c_proj", "blocks.{i}.mlp.down", TRANSPOSED),
+    *norm("h.{i}.ln_2", "blocks.{i}.mlp_norm"),
+    Rule("lm_head.weight", "head.weight"),
+)
+
+
+FAMILY = Family(
+    name="gpt",
+    title="GPT",
+    year=2018,
+    paper="Radford et al., Improving Language Understanding by Generative Pre-Training (2018)",
+    story="The decoder half of the transformer alone, learned positions, norms after each sublayer, the head tied to the embedding.",
+    model_type="openai-gpt",
+    hf_class="OpenAIGPTLMHeadModel",
+    base=Architecture(vocabulary=40478, context=512, block="post", final_norm=False),
+    sizes=sizes({"openai-gpt": (12, 768, 12, 116_534_784)}, hub="openai-community/{}"),
+    read=read,
+    write=write,
+    rules=RULES,
+    initialisation=lambda architecture: Initialisation(0.02, 0.02),
+    prefix="transformer.",
+    ignored=(r"h\.\d+\.attn\.bias", r"position_ids"),
+)

@@ -1,0 +1,149 @@
+"""The one decoder. It reads an `Architecture` and knows no family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from daybreak.architecture import Architecture, Learned, Rotary
+from daybreak.errors import DaybreakError
+from daybreak.model.attention import Attention
+from daybreak.model.cache import Cache
+from daybreak.model.positions import Turn, rotary_turn
+from daybreak.model.reading import Reading
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": functional.gelu,
+    "gelu_tanh": partial(functional.gelu, approximate="tanh"),
+    "relu": functional.relu,
+    "silu": functional.silu,
+}
+
+
+class Mlp(nn.Module):
+    """Two linear maps with an activation between."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        bias = "mlp" in architecture.biases
+        self.up = nn.Linear(architecture.width, architecture.inner, bias=bias)
+        self.down = nn.Linear(architecture.inner, architecture.width, bias=bias)
+        self.activation = ACTIVATIONS[architecture.activation]
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        result: Tensor = self.down(self.activation(self.up(inputs)))
+        return result
+
+
+class Block(nn.Module):
+    """Attention and MLP, and the places of their norms and residuals."""
+
+    def __init__(self, architecture: Architecture, layer: int) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.attention_norm = _norm(architecture)
+        self.attention = Attention(architecture, layer)
+        if not architecture.shared_norm:
+            self.mlp_norm = _norm(architecture)
+        self.mlp = Mlp(architecture)
+
+    def forward(self, hidden: Tensor, reading: Reading, turn: Turn | None, cache: Cache | None) -> Tensor:
+        """[batch, length, width] -> the same."""
+        if self.architecture.block == "post":
+            hidden = self.attention_norm(hidden + self.attention(hidden, reading, turn, cache))
+            return self.mlp_norm(hidden + self.mlp(hidden))  # type: ignore[no-any-return]
+        normed = self.attention_norm(hidden)
+        if self.architecture.block == "parallel":
+            mlp_normed = normed if self.architecture.shared_norm else self.mlp_norm(hidden)
+            return hidden + self.attention(normed, reading, turn, cache) + self.mlp(mlp_normed)  # type: ignore[no-any-return]
+        hidden = self._carried(hidden, normed) + self.attention(normed, reading, turn, cache)
+        normed = self.mlp_norm(hidden)
+        return self._carried(hidden, normed) + self.mlp(normed)  # type: ignore[no-any-return]
+
+    def _carried(self, hidden: Tensor, normed: Tensor) -> Tensor:
+        carried = normed if self.architecture.residual == "normed" else hidden
+        return carried if self.architecture.residual_scale == 1.0 else carried * self.architecture.residual_scale
+
+
+class Decoder(nn.Module):
+    """A decoder-only transformer: token ids to logits."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.architecture = architecture
+        width = architecture.width
+        narrow = architecture.embedding_width or width
+        self.tokens = nn.Embedding(architecture.vocabulary, narrow)
+        if architecture.embedding_width is not None:
+            self.project_in = nn.Linear(narrow, width, bias=False)
+            self.project_out = nn.Linear(width, narrow, bias=False)
+        if isinstance(architecture.positions, Learned):
+            self.positions = nn.Embedding(architecture.context + architecture.positions.offset, width)
+        if architecture.embedding_norm:
+            self.embedding_norm = _norm(architecture)
+        self.blocks = nn.ModuleList(Block(architecture, layer) for layer in range(architecture.layers))
+        if architecture.final_norm:
+            self.final_norm = _norm(architecture)
+        if not architecture.tied:
+            self.head = nn.Linear(narrow, architecture.vocabulary, bias="head" in architecture.biases)
+
+    def forward(self, reading: Reading, cache: Cache | None = None) -> Tensor:
+        """What the head reads: [batch, length, width] (or the embedding's width), in the weights' dtype.
+
+        With a `cache`, its tokens are the past of this reading, and this reading's are added to it.
+        """
+        if cache is not None:
+            cache.admit(reading)
+        hidden = self._embed(reading)
+        rotary = self.architecture.positions
+        turn = rotary_turn(rotary, reading.positions) if isinstance(rotary, Rotary) else None
+        for block in self.blocks:
+            hidden = block(hidden, reading, turn, cache)
+        if cache is not None:
+            cache.advance(reading.length)
+        if self.architecture.final_norm:
+            hidden = self.final_norm(hidden)
+        return self.project_out(hidden) if self.architecture.embedding_width is not None else hidden
+
+    def unembed(self, hidden: Tensor) -> Tensor:
+        """The head: [.., width] -> [.., vocabulary], in the weights' dtype."""
+        if self.architecture.tied:
+            return functional.linear(hidden, self.tokens.weight)
+        return self.head(hidden)  # type: ignore[no-any-return]
+
+    def logits(
+        self,
+        tokens: Tensor,
+        mask: Tensor | None = None,
+        lengths: Sequence[Sequence[int]] | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """[batch, length] int64 -> [batch, length, vocabulary] float32; for the other arguments see `Reading.of`."""
+        return self.unembed(self(Reading.of(tokens, mask, lengths, cache), cache)).float()
+
+    def _embed(self, reading: Reading) -> Tensor:
+        hidden: Tensor = self.tokens(reading.tokens)  # [batch, length, width]
+        if self.architecture.embedding_width is not None:
+            hidden = self.project_in(hidden)
+        if isinstance(self.architecture.positions, Learned):
+            self._check_length(reading)
+            hidden = hidden + self.positions(reading.positions + self.architecture.positions.offset)
+        return self.embedding_norm(hidden) if self.architecture.embedding_norm else hidden
+
+    def _check_length(self, reading: Reading) -> None:
+        context = self.architecture.context
+        if reading.start + reading.length <= context:
+            return  # the common case, without asking the device
+        longest = int(reading.positions.max()) + 1
+        if longest > context:
+            raise DaybreakError(
+                f"the text has {longest} tokens, but the model's position table ends at {context}; shorten the text"
+            )
+
+
+def _norm(architecture: Architecture) -> nn.LayerNorm:
+    return nn.LayerNorm(architecture.width, eps=architecture.norm_eps, elementwise_affine=architecture.norm_affine)

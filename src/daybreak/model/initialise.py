@@ -1,0 +1,31 @@
+"""Fresh weights, as a family's paper draws them."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from daybreak.families.family import Initialisation
+from daybreak.model.decoder import Decoder
+
+
+@torch.no_grad()
+def initialise(decoder: Decoder, recipe: Initialisation, seed: int = 0) -> None:
+    """Normal weights with the recipe's deviations, biases 0, norms the identity; the same for the same seed."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, module in decoder.named_modules():
+        if isinstance(module, nn.LayerNorm):
+            module.reset_parameters()
+        elif isinstance(module, nn.Linear | nn.Embedding):
+            module.weight.normal_(0.0, _deviation(name, recipe), generator=generator)
+            bias = getattr(module, "bias", None)
+            if bias is not None:
+                bias.zero_()
+
+
+def _deviation(name: str, recipe: Initialisation) -> float:
+    if name.endswith((".attention.out", ".mlp.down")):
+        return recipe.output_std
+    if name == "positions" and recipe.position_std is not None:
+        return recipe.position_std
+    return recipe.std
