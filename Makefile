@@ -1,0 +1,53 @@
+# Everything happens in a virtual environment of this folder's own; `make help` lists what there is.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+TORCH := torch==2.13.0
+CORES := $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(TORCH)
+# One thread per test process: with as many processes as cores, more would only get into each other's way.
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+
+.PHONY: help setup demo test check bench clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: $(VENV)/.development  ## build the environment for development in .venv
+
+demo: $(VENV)/.runtime  ## train, score and sample a small model on this machine (installs what it needs first)
+	$(BIN)/daybreak quickstart
+
+test: $(VENV)/.development  ## run all tests
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(CORES) -m "not slow"
+
+check: $(VENV)/.development  ## lint, format, types, tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(MAKE) test
+
+bench: $(VENV)/.development  ## measure speed and memory beside transformers
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+
+clean:  ## remove the environment and all caches
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "daybreak needs Python 3.11 or newer, and '$(PYTHON)' is not; name one: make PYTHON=/path/to/python3.11 setup" >&2; \
+		exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# The stamps are newer than the lists of what is to be installed, or the lists have changed. A development environment
+# serves for running, too.
+$(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing daybreak and what it runs on into $(VENV) (once, a minute or two)"
+	$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.development: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing daybreak and the tools of development into $(VENV) (once, a minute or two)"
+	$(INSTALL) --editable ".[dev]"
+	@touch $(VENV)/.runtime $@
