@@ -1,4 +1,4 @@
-"""The `daybreak` command: a command's module is imported when that command is called, and torch not before."""
+"""The `daybreak` command: a module is imported when its command is called, and torch not before."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COMMANDS = {
     "generate": "continue a prompt",
     "quickstart": "train, score and sample a small model on this machine's own text",
 }
-"""Every command with its line in `--help`; its function stands in the module of the same name in this folder."""
+"""Every command with its line in `--help`; its function stands in the module of that name in this folder."""
 
 WRONG_INPUT = 2
 INTERRUPTED = 130

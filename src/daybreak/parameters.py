@@ -1,0 +1,70 @@
+"""How many parameters an architecture has, and what they and the cache weigh: arithmetic, without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from daybreak.architecture import Architecture, Learned
+
+BITS = {"float32": 32, "bfloat16": 16, "float16": 16, "int8": 8, "int4": 4}
+"""Bits per weight; the scales that quantised weights need come on top (a few percent)."""
+
+
+@dataclass(frozen=True)
+class Count:
+    """Parameters by what they do. Tied matrices are counted once, as `embedding`."""
+
+    embedding: int
+    """Token table, and the projections to and from a narrower one."""
+    positions: int
+    attention: int
+    mlp: int
+    norms: int
+    head: int
+    """The head's own matrix and bias; 0 where it is tied."""
+
+    @property
+    def total(self) -> int:
+        return self.embedding + self.positions + self.attention + self.mlp + self.norms + self.head
+
+    @property
+    def non_embedding(self) -> int:
+        """All but token tables, positions and head: the number that scaling laws speak of (arXiv 2001.08361)."""
+        return self.attention + self.mlp + self.norms
+
+
+def count(architecture: Architecture) -> int:
+    """All parameters, tied matrices once; what a decoder of this architecture holds."""
+    return breakdown(architecture).total
+
+
+def breakdown(architecture: Architecture) -> Count:
+    """The parameters by what they do."""
+    a = architecture
+    narrow = a.embedding_width or a.width
+    projections = 2 * narrow * a.width if a.embedding_width is not None else 0
+    attention = 4 * a.width**2 + ("qkv" in a.biases) * 3 * a.width + ("out" in a.biases) * a.width
+    mlp = 2 * a.width * a.inner + ("mlp" in a.biases) * (a.inner + a.width)
+    return Count(
+        embedding=a.vocabulary * narrow + projections,
+        positions=(a.context + a.positions.offset) * a.width if isinstance(a.positions, Learned) else 0,
+        attention=a.layers * attention,
+        mlp=a.layers * mlp,
+        norms=_norms(a) * 2 * a.width * a.norm_affine,
+        head=0 if a.tied else a.vocabulary * (narrow + ("head" in a.biases)),
+    )
+
+
+def _norms(architecture: Architecture) -> int:
+    per_layer = 1 if architecture.shared_norm else 2
+    return architecture.layers * per_layer + architecture.embedding_norm + architecture.final_norm
+
+
+def weight_bytes(architecture: Architecture, dtype: str) -> int:
+    """Bytes of all weights held in `dtype`, a key of `BITS`."""
+    return -(-count(architecture) * BITS[dtype] // 8)
+
+
+def cache_bytes(architecture: Architecture, tokens: int, dtype: str) -> int:
+    """Bytes of the keys and values of `tokens` tokens of one text, all layers, in `dtype`."""
+    return 2 * architecture.layers * architecture.width * tokens * BITS[dtype] // 8
