@@ -87,8 +87,6 @@ class Architecture:
     """Scores are divided by the square root of the head's width (GPT-Neo does not)."""
     layer_scaled_scores: bool = False
     """Scores are further divided by the layer's number, counted from 1 (an option of GPT-2)."""
-    float32_scores: bool = False
-    """Queries, keys and softmax in float32 whatever the model's dtype (GPT-Neo, GPT-J)."""
     biases: frozenset[str] = frozenset({"qkv", "out", "mlp"})
     """Which linear maps add a bias: `qkv`, `out` (attention's output), `mlp`, `head`."""
     tied: bool = True

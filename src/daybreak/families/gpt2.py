@@ -11,7 +11,11 @@ from daybreak.families.family import Family, Initialisation, sizes
 from daybreak.families.keys import Keys, hf_activation
 from daybreak.rules import TRANSPOSED, TRANSPOSED_THIRDS, THIRDS, Rule, fused, linear, norm
 
-HARMLESS = "n_ctx embd_pdrop resid_pdrop summary_activation summary_first_dropout summary_proj_to_labels summary_type"
+# Scores are float32 here in any case, which is what reorder_and_upcast_attn asks for.
+HARMLESS = (
+    "n_ctx embd_pdrop resid_pdrop summary_activation summary_first_dropout summary_proj_to_labels summary_type "
+    "reorder_and_upcast_attn"
+)
 
 
 def read(config: Mapping[str, Any]) -> Architecture:
@@ -29,7 +33,6 @@ def read(config: Mapping[str, Any]) -> Architecture:
         activation=keys.activation("activation_function", "gelu_new"),
         scaled_scores=keys.get("scale_attn_weights", True),
         layer_scaled_scores=keys.get("scale_attn_by_inverse_layer_idx", False),
-        float32_scores=keys.get("reorder_and_upcast_attn", False),
         tied=keys.get("tie_word_embeddings", True),
     )
     keys.finish(HARMLESS)
@@ -48,7 +51,6 @@ def write(architecture: Architecture) -> dict[str, Any]:
         "activation_function": hf_activation(architecture.activation),
         "scale_attn_weights": architecture.scaled_scores,
         "scale_attn_by_inverse_layer_idx": architecture.layer_scaled_scores,
-        "reorder_and_upcast_attn": architecture.float32_scores,
         "tie_word_embeddings": architecture.tied,
     }
 

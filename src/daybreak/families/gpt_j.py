@@ -22,7 +22,6 @@ BASE = Architecture(
     positions=Rotary(64, "neighbours"),
     block="parallel",
     shared_norm=True,
-    float32_scores=True,
     biases=frozenset({"mlp", "head"}),
     tied=False,
 )
@@ -46,7 +45,6 @@ def read(config: Mapping[str, Any]) -> Architecture:
         shared_norm=True,
         norm_eps=keys.get("layer_norm_epsilon", 1e-5),
         activation=keys.activation("activation_function", "gelu_new"),
-        float32_scores=True,
         biases=BASE.biases,
         tied=False,
     )

@@ -18,7 +18,6 @@ BASE = Architecture(
     context=2048,
     windows=(None, 256),
     scaled_scores=False,
-    float32_scores=True,
     biases=frozenset({"out", "mlp"}),
 )
 
@@ -48,7 +47,6 @@ def read(config: Mapping[str, Any]) -> Architecture:
         norm_eps=keys.get("layer_norm_epsilon", 1e-5),
         activation=keys.activation("activation_function", "gelu_new"),
         scaled_scores=False,
-        float32_scores=True,
         biases=BASE.biases,
         tied=keys.get("tie_word_embeddings", True),
     )

@@ -32,7 +32,9 @@ def attend(
         bias = alibi_bias(slopes, reading)
         if not reading.sees_all(window):
             bias = bias.masked_fill(~reading.visible(window), -math.inf)
-        return scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype), scale=scale)
+        if query.device.type != "cpu":
+            bias = bias.to(query.dtype)  # kernels of accelerators want one dtype; the CPU's keep the bias exact
+        return scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scale)
     if reading.is_plain_causal(window):
         return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
     allowed = None if reading.sees_all(window) else reading.visible(window)
@@ -52,7 +54,6 @@ class Attention(nn.Module):
         self.layer = layer
         self.heads = architecture.heads
         self.window = architecture.window(layer)
-        self.float32 = architecture.float32_scores
         self.rotary = architecture.positions if isinstance(architecture.positions, Rotary) else None
         self.alibi = isinstance(architecture.positions, Alibi)
         self.scale = 1.0 / math.sqrt(architecture.head_width) if architecture.scaled_scores else 1.0
@@ -66,14 +67,11 @@ class Attention(nn.Module):
             query, key = rotate(query, turn, self.rotary), rotate(key, turn, self.rotary)
         if cache is not None:
             key, value = cache.extend(self.layer, key, value)
-        dtype = query.dtype
-        if self.float32:
-            query, key, value = query.float(), key.float(), value.float()
         slopes = torch.tensor(alibi_slopes(self.heads), device=query.device) if self.alibi else None
         mixed = attend(
             query, key, value, reading, scale=self.scale, window=self.window, slopes=slopes
         )  # [batch, heads, length, head_width]
-        result: Tensor = self.out(mixed.to(dtype).transpose(1, 2).flatten(2))
+        result: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return result
 
     def _heads(self, vectors: Tensor) -> Tensor:

@@ -88,10 +88,10 @@ class Reading:
         device = self.tokens.device
         query = torch.arange(self.start, self.start + self.length, device=device)[:, None]
         key = torch.arange(self.start + self.length, device=device)[None]
-        causal = key <= query
+        allowed = (key <= query)[None]  # [1, length, keys]
         if window is not None:
-            causal = causal & (key > query - window)
-        allowed = causal[None]  # [1, length, keys]
+            # Counted in real tokens: padding between two of them does not use the window up.
+            allowed = allowed & (self.key_positions[:, None] > self.positions[:, :, None] - window)
         if self.real_keys is not None:
             allowed = allowed & (self.real_keys[:, None] | (key == query))
         if self.documents is not None:

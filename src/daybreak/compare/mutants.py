@@ -1,0 +1,292 @@
+"""Deliberately wrong models, to prove that parity would notice.
+
+A mutant changes one decision of the architecture, one line of the weight table, or one fact of a reading. It is killed
+when its weights cannot be loaded or when its logits leave the bound. A survivor means that the comparison is blind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from daybreak.architecture import Alibi, Architecture, Learned, Rotary
+from daybreak.compare.parity import BOUND, LENGTHS, Pair
+from daybreak.compare.reference import redraw
+from daybreak.errors import DaybreakError
+from daybreak.model.decoder import Decoder
+from daybreak.model.reading import Reading
+from daybreak.rules import PER_HEAD, SAME, THIRDS, TRANSPOSED, TRANSPOSED_THIRDS, Layout, Rule, expand
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One mutant's end."""
+
+    kind: str
+    """`architecture`, `weights` or `reading`."""
+    subject: str
+    """The field, tensor or fact that was changed."""
+    change: str
+    killed_by: str
+    """`loading`, or the largest relative difference; empty for a survivor."""
+
+
+def judge(pair: Pair, tensors: Tensors) -> Iterator[Verdict]:
+    """Try every mutant that fits the pair's architecture on the reference's `tensors` (by their names in the file)."""
+    architecture = pair.decoder.architecture
+    rules = rules_of(pair)
+    for field, change, wrong in architectures(architecture):
+        yield Verdict("architecture", field, change, _fate(pair, wrong, rules, tensors))
+    for subject, change, wrong_rules in tables(rules, architecture):
+        yield Verdict("weights", subject, change, _fate(pair, architecture, wrong_rules, tensors))
+    for fact, change, reading in readings(pair):
+        yield Verdict("reading", fact, change, _reading_fate(pair, reading))
+
+
+def rules_of(pair: Pair) -> list[Rule]:
+    """The weight table of the pair's decoder."""
+    names = dict(pair.decoder.named_parameters())
+    family = pair.family
+    return expand(family.rules, pair.decoder.architecture.layers, names, family.prefix, family.older_prefixes)
+
+
+# Architectures ---------------------------------------------------------------------------------------------------
+
+
+def architectures(right: Architecture) -> Iterator[tuple[str, str, Architecture]]:
+    """(field, change, architecture) for every wrong value of every field that is a different model.
+
+    Not listed, because they are the same model: another `context` without a position table.
+    """
+    for field, value in [*_sizes(right), *_switches(right), *_positions(right)]:
+        changes = {field: value} if field != "positions" else dict(value)
+        shown = ", ".join(f"{k}={v}" for k, v in changes.items())
+        try:
+            yield field, shown, replace(right, **changes)
+        except DaybreakError:
+            continue  # not a model at all: the vocabulary itself refuses it
+
+
+def _sizes(right: Architecture) -> Iterator[tuple[str, Any]]:
+    for field in ("vocabulary", "inner"):
+        yield field, getattr(right, field) + 1
+    yield "layers", right.layers - 1
+    yield "layers", right.layers + 1
+    yield "width", right.width + right.heads
+    divisors = [n for n in range(1, right.width + 1) if right.width % n == 0 and n != right.heads]
+    for heads in divisors[:3]:
+        yield "heads", heads
+    yield "embedding_width", None if right.embedding_width else right.width
+    if isinstance(right.positions, Learned):
+        yield "context", right.context + 1
+    yield "norm_eps", right.norm_eps * 10
+    if right.norm_eps > 1e-5:  # a smaller one than that hides in rounding
+        yield "norm_eps", right.norm_eps / 10
+
+
+def _switches(right: Architecture) -> Iterator[tuple[str, Any]]:
+    for block in ("pre", "post", "parallel"):
+        if block != right.block:
+            yield "block", block
+    for activation in ("gelu", "gelu_tanh", "relu", "silu"):
+        if activation != right.activation:
+            yield "activation", activation
+    yield "residual", "normed" if right.residual == "input" else "input"
+    yield "residual_scale", 1.01
+    for field in ("shared_norm", "embedding_norm", "final_norm", "norm_affine", "tied"):
+        yield field, not getattr(right, field)
+    for field in ("scaled_scores", "layer_scaled_scores"):
+        yield field, not getattr(right, field)
+    for bias in ("qkv", "out", "mlp", "head"):
+        yield "biases", right.biases ^ {bias}
+    yield from _windows(right)
+
+
+def _windows(right: Architecture) -> Iterator[tuple[str, Any]]:
+    local = any(right.windows)
+    if not local:
+        yield "windows", (5,)
+        yield "windows", (None, LENGTHS[0] - 1)
+        return
+    yield "windows", (None,)
+    yield "windows", tuple(w and w + 1 for w in right.windows)
+    yield "windows", tuple(w and w - 1 for w in right.windows)
+    if right.windows[1:] + right.windows[:1] != right.windows:
+        yield "windows", right.windows[1:] + right.windows[:1]
+
+
+def _positions(right: Architecture) -> Iterator[tuple[str, Any]]:
+    """Changes of `positions`, as dictionaries of fields: a learned table keeps its rows when its offset changes."""
+    now = right.positions
+    small = Rotary(min(2, right.head_width))
+    if isinstance(now, Learned):
+        yield "positions", {"positions": Learned(now.offset + 1), "context": right.context - 1}
+        if now.offset:
+            yield "positions", {"positions": Learned(now.offset - 1), "context": right.context + 1}
+        yield "positions", {"positions": small}
+        yield "positions", {"positions": Alibi()}
+    elif isinstance(now, Rotary):
+        other = "halves" if now.pairs == "neighbours" else "neighbours"
+        if now.width > 2:  # a single pair is its own halves
+            yield "positions", {"positions": replace(now, pairs=other)}
+            yield "positions", {"positions": replace(now, width=now.width - 2)}
+            yield "positions", {"positions": replace(now, base=now.base * 2)}
+        yield "positions", {"positions": replace(now, width=now.width + 2)}
+        yield "positions", {"positions": Alibi()}
+        yield "positions", {"positions": Learned()}
+    else:
+        yield "positions", {"positions": small}
+        yield "positions", {"positions": Learned()}
+
+
+# Weight tables ---------------------------------------------------------------------------------------------------
+
+_OTHER_LAYOUTS: dict[str, tuple[Layout, ...]] = {
+    "same": (TRANSPOSED,),
+    "transposed": (SAME,),
+    "thirds": (PER_HEAD,),
+    "transposed thirds": (THIRDS,),
+    "per head": (THIRDS,),
+}
+
+
+def tables(rules: list[Rule], architecture: Architecture) -> Iterator[tuple[str, str, list[Rule]]]:
+    """(tensor, change, rules) with one line of the first two layers read wrongly."""
+    for index, rule in enumerate(rules):
+        if ".1." in rule.theirs or ".0." in rule.theirs or "blocks" not in rule.names[0]:
+            for change, wrong in _misread(rule, architecture):
+                yield rule.theirs, change, [*rules[:index], wrong, *rules[index + 1 :]]
+    for first, second in _pairs(rules, architecture):
+        swapped = [_swap(rule, rules[first], rules[second]) for rule in rules]
+        yield rules[first].theirs, f"swapped with {rules[second].theirs}", swapped
+
+
+def _misread(rule: Rule, architecture: Architecture) -> Iterator[tuple[str, Rule]]:
+    is_matrix = rule.theirs.endswith("weight") and "norm" not in rule.names[0]
+    if rule.layout.name in ("thirds", "per head") or is_matrix:
+        for layout in _OTHER_LAYOUTS[rule.layout.name]:
+            if not (layout is PER_HEAD or rule.layout is PER_HEAD) or architecture.heads > 1:
+                yield f"read as {layout.name}", replace(rule, layout=layout)
+    if len(rule.names) == 3:
+        query, key, value = rule.names
+        for order in ((key, query, value), (query, value, key), (value, key, query), (key, value, query)):
+            yield "order " + " ".join(name.split(".")[-2] for name in order), replace(rule, ours=order)
+
+
+def _pairs(rules: list[Rule], architecture: Architecture) -> Iterator[tuple[int, int]]:
+    """Lines of one layer, or the same line of two layers, whose tensors could be taken for each other.
+
+    The bias of keys is left out where they are not rotated: it adds the same to all scores of a query, which softmax
+    ignores, so any other value gives the same model.
+    """
+    place = {rule.theirs: i for i, rule in enumerate(rules)}
+    roles = [("query", "key"), ("key", "value"), ("attention_norm", "mlp_norm"), ("query", "out")]
+    for i, rule in enumerate(rules):
+        name = rule.names[0]
+        free = name.endswith("key.bias") and not isinstance(architecture.positions, Rotary)
+        if not name.startswith("blocks.0.") or free:
+            continue
+        for one, other in roles:
+            partner = name.replace(one, other)
+            if one in name and len(rule.names) == 1:
+                yield from ((i, place[r.theirs]) for r in rules if r.names == (partner,))
+        deeper = name.replace("blocks.0.", "blocks.1.")
+        yield from ((i, place[r.theirs]) for r in rules if r.names[0] == deeper)
+
+
+def _swap(rule: Rule, first: Rule, second: Rule) -> Rule:
+    if rule.theirs == first.theirs:
+        return replace(rule, ours=second.names)
+    return replace(rule, ours=first.names) if rule.theirs == second.theirs else rule
+
+
+# Readings --------------------------------------------------------------------------------------------------------
+
+ReadingCall = Callable[[Decoder], list[Tensor]]
+
+
+def readings(pair: Pair) -> Iterator[tuple[str, str, ReadingCall]]:
+    """(fact, change, how the decoder reads the texts) with one fact of padding, packing or caching wrong."""
+    longest = max(LENGTHS)
+    mask = torch.stack([torch.arange(longest) >= longest - len(text) for text in pair.texts])
+    tokens = torch.ones(mask.shape, dtype=torch.int64)
+    for row, text in enumerate(pair.texts):
+        tokens[row, mask[row]] = text
+    left = Reading.of(tokens, mask)
+    yield "padding", "padding is seen", _padded(replace(left, real_keys=None), mask)
+    if isinstance(pair.decoder.architecture.positions, Learned):  # elsewhere only distances count
+        counted = torch.arange(longest)[None]
+        yield "positions", "padding is counted", _padded(replace(left, positions=counted, key_positions=counted), mask)
+    packed = Reading.of(torch.cat(pair.texts)[None], lengths=[[len(text) for text in pair.texts]])
+    yield "packing", "texts see each other", _packed(replace(packed, documents=None), pair)
+    if isinstance(pair.decoder.architecture.positions, Learned):
+        total = torch.arange(packed.length)[None] % pair.decoder.architecture.context
+        yield "positions", "packed texts count on", _packed(replace(packed, positions=total), pair)
+
+
+def _padded(reading: Reading, mask: Tensor) -> ReadingCall:
+    def read(decoder: Decoder) -> list[Tensor]:
+        logits = decoder.unembed(decoder(reading))
+        return [logits[row, mask[row]] for row in range(len(mask))]
+
+    return read
+
+
+def _packed(reading: Reading, pair: Pair) -> ReadingCall:
+    def read(decoder: Decoder) -> list[Tensor]:
+        return list(decoder.unembed(decoder(reading))[0].split([len(text) for text in pair.texts]))
+
+    return read
+
+
+# Judgement -------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def _fate(pair: Pair, architecture: Architecture, rules: list[Rule], tensors: Tensors) -> str:
+    decoder = _careless(architecture, rules, tensors)
+    if decoder is None:
+        return "loading"
+    try:
+        ours = decoder.logits(pair.texts[0][None])[0]
+    except DaybreakError:
+        return "loading"
+    return _verdict(pair.difference([ours, *pair.truth[1:]]))
+
+
+@torch.no_grad()
+def _reading_fate(pair: Pair, read: ReadingCall) -> str:
+    return _verdict(pair.difference(read(pair.decoder)))
+
+
+def _verdict(difference: float) -> str:
+    return "" if difference <= BOUND else f"{difference:.1e}"
+
+
+def _careless(architecture: Architecture, rules: list[Rule], tensors: Tensors) -> Decoder | None:
+    """A decoder filled as far as names and shapes allow, the rest drawn at random; None where a shape does not fit.
+
+    Careless on purpose: the loader proper would stop at the first tensor too few or too many, and hide what the
+    comparison of logits can see.
+    """
+    with torch.device("meta"):
+        decoder = Decoder(architecture).eval()
+    decoder.to_empty(device="cpu")
+    redraw(decoder, seed=2)
+    parameters = dict(decoder.named_parameters())
+    for rule in rules:
+        found = next((tensors[name] for name in (rule.theirs, *rule.also) if name in tensors), None)
+        if found is None:
+            continue
+        for name, part in zip(rule.names, rule.layout.split(found, architecture), strict=True):
+            if name in parameters:
+                if parameters[name].shape != part.shape:
+                    return None
+                parameters[name].copy_(part)
+    return decoder

@@ -1,0 +1,177 @@
+"""Parity that means something: the decoder against the reference in every mode in which people use it.
+
+The truth for every mode is the reference reading one text at a time, unpadded, in one pass. A padded, packed, cached
+or reloaded batch that differs from it is wrong, whatever the reference itself does with such a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from daybreak.compare import reference
+from daybreak.families.family import Family
+from daybreak.model.cache import Cache
+from daybreak.model.decoder import Decoder
+from daybreak.rules import expand
+
+BOUND = 1e-5
+"""Largest accepted difference in float32, relative to the largest logit."""
+LENGTHS = (23, 9, 1, 14)
+"""Texts of one comparison: longer than every window, shorter than every context, one of a single token."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The same weights on both sides, and the texts both read."""
+
+    family: Family
+    reference: nn.Module
+    decoder: Decoder
+    texts: list[Tensor]
+    truth: list[Tensor]
+    """Per text the reference's logits [length, vocabulary]."""
+
+    def difference(self, ours: list[Tensor]) -> float:
+        """Largest difference over all texts, relative to the largest logit of the truth."""
+        largest = max(float(t.abs().max()) for t in self.truth)
+        worst = max(float((a - b).abs().max()) for a, b in zip(ours, self.truth, strict=True))
+        return worst / largest
+
+
+@torch.no_grad()
+def pair(family: Family, model: nn.Module, decoder: Decoder, seed: int = 0) -> Pair:
+    """Draw the texts and let the reference read them one by one."""
+    generator = torch.Generator().manual_seed(seed)
+    texts = [torch.randint(0, decoder.architecture.vocabulary, (n,), generator=generator) for n in LENGTHS]
+    return Pair(family, model, decoder, texts, [reference.logits(model, text) for text in texts])
+
+
+def _singles(p: Pair) -> list[Tensor]:
+    return [p.decoder.logits(text[None])[0] for text in p.texts]
+
+
+def full(p: Pair) -> float:
+    """One text at a time, in one pass."""
+    return p.difference(_singles(p))
+
+
+def cached(p: Pair) -> float:
+    """One text at a time: a part at once, then token by token, then a chunk, with a cache that has to grow."""
+    return p.difference([_read_cached(p.decoder, text) for text in p.texts])
+
+
+def _read_cached(decoder: Decoder, text: Tensor) -> Tensor:
+    cache = Cache(decoder.architecture, 1, capacity=4, dtype=decoder.tokens.weight.dtype)
+    cuts = [0, *(c for c in (7, 8, 9, 10, 19) if c < len(text)), len(text)]
+    parts = [text[None, a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    return torch.cat([decoder.logits(part, cache=cache)[0] for part in parts])
+
+
+def _padded(p: Pair, masks: list[Tensor]) -> tuple[Tensor, Tensor]:
+    mask = torch.stack(masks)  # [texts, longest]
+    tokens = torch.full(mask.shape, 1)
+    for row, text in enumerate(p.texts):
+        tokens[row, mask[row]] = text
+    return tokens, mask
+
+
+def _read_padded(p: Pair, masks: list[Tensor]) -> float:
+    tokens, mask = _padded(p, masks)
+    logits = p.decoder.logits(tokens, mask)
+    return p.difference([logits[row, mask[row]] for row in range(len(p.texts))])
+
+
+def left(p: Pair) -> float:
+    """All texts in one batch, padding in front."""
+    longest = max(LENGTHS)
+    return _read_padded(p, [torch.arange(longest) >= longest - len(t) for t in p.texts])
+
+
+def right(p: Pair) -> float:
+    """All texts in one batch, padding behind."""
+    return _read_padded(p, [torch.arange(max(LENGTHS)) < len(t) for t in p.texts])
+
+
+def left_cached(p: Pair) -> float:
+    """A left-padded batch read in two parts through the cache, as generation does."""
+    longest = max(LENGTHS)
+    tokens, mask = _padded(p, [torch.arange(longest) >= longest - len(t) for t in p.texts])
+    cache = Cache(p.decoder.architecture, len(p.texts), capacity=4, dtype=p.decoder.tokens.weight.dtype)
+    cuts = (0, 15, 21, 22, 23)
+    parts = [
+        p.decoder.logits(tokens[:, a:b], mask[:, a:b], cache=cache) for a, b in zip(cuts, cuts[1:], strict=False)
+    ]
+    logits = torch.cat(parts, dim=1)
+    return p.difference([logits[row, mask[row]] for row in range(len(p.texts))])
+
+
+def packed(p: Pair) -> float:
+    """All texts one after another in two rows, the second one shorter."""
+    rows = [p.texts[:2], p.texts[2:]]
+    lengths = [[len(text) for text in row] for row in rows]
+    tokens = torch.full((2, max(map(sum, lengths))), 1)
+    for row, texts in enumerate(rows):
+        tokens[row, : sum(lengths[row])] = torch.cat(texts)
+    logits = p.decoder.logits(tokens, lengths=lengths)
+    ours = [part for row in range(2) for part in logits[row, : sum(lengths[row])].split(lengths[row])]
+    return p.difference(ours)
+
+
+def batched(p: Pair) -> float:
+    """Our left-padded batch against our own single calls."""
+    longest = max(LENGTHS)
+    tokens, mask = _padded(p, [torch.arange(longest) >= longest - len(t) for t in p.texts])
+    logits = p.decoder.logits(tokens, mask)
+    ours = Pair(p.family, p.reference, p.decoder, p.texts, _singles(p))
+    return ours.difference([logits[row, mask[row]] for row in range(len(p.texts))])
+
+
+@torch.enable_grad()  # type: ignore[untyped-decorator, unused-ignore]
+def gradients(p: Pair) -> float:
+    """Gradients of the next-token loss of the longest text, tensor by tensor in the reference's layout.
+
+    Relative to the tensor's largest gradient, or to 1e-2 of the model's largest where the tensor has next to none: the
+    gradient of a key's bias is zero in exact arithmetic, and what is left of it is rounding.
+    """
+    text = p.texts[0]
+    theirs = _loss_gradients(p.reference, reference.logits(p.reference, text), text)
+    found = _loss_gradients(p.decoder, p.decoder.logits(text[None])[0], text)
+    names = expand(p.family.rules, p.decoder.architecture.layers, found, p.family.prefix, p.family.older_prefixes)
+    largest = max(float(g.abs().max()) for g in theirs.values())
+    worst = 0.0
+    for rule in names:
+        name = next(n for n in (rule.theirs, *rule.also) if n in theirs)
+        ours = rule.layout.join([found[n] for n in rule.names], p.decoder.architecture)
+        scale = max(float(theirs[name].abs().max()), 1e-2 * largest)
+        worst = max(worst, float((ours - theirs[name]).abs().max()) / scale)
+    return worst
+
+
+def _loss_gradients(model: nn.Module, logits: Tensor, text: Tensor) -> dict[str, Tensor]:
+    parameters = dict(model.named_parameters())
+    loss = cross_entropy(logits[:-1], text[1:])
+    found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    return {name: grad.float() for name, grad in zip(parameters, found, strict=True) if grad is not None}
+
+
+MODES: dict[str, Callable[[Pair], float]] = {
+    "full pass": full,
+    "KV cache": cached,
+    "left-padded": left,
+    "left-padded, cached": left_cached,
+    "right-padded": right,
+    "packed": packed,
+    "batch = singles": batched,
+    "gradients": gradients,
+}
+
+
+def measure(p: Pair, modes: dict[str, Callable[[Pair], float]] | None = None) -> dict[str, float]:
+    """Every mode's largest relative difference."""
+    with torch.no_grad():
+        return {name: mode(p) for name, mode in (modes or MODES).items()}

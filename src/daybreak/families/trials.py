@@ -1,0 +1,85 @@
+"""Shapes in which each family is compared with the reference.
+
+Every number is distinct and differs from the reference's default, so that none can be swapped with another or left
+unread without being noticed: odd head counts, an inner width that is not four times the width, a norm eps of 1e-3,
+windows shorter than the text, rotary fractions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from daybreak.architecture import Architecture, Rotary
+from daybreak.families import by_name
+
+_PLAIN: dict[str, Any] = {
+    "vocabulary": 97,
+    "context": 43,
+    "layers": 3,
+    "width": 40,
+    "heads": 5,
+    "inner": 72,
+    "norm_eps": 1e-3,
+}
+_NO_BIAS: frozenset[str] = frozenset()
+
+TRIALS: dict[str, dict[str, dict[str, Any]]] = {
+    "gpt": {
+        "plain": {"inner": 160},
+        "relu, untied": {"inner": 168, "width": 42, "heads": 7, "activation": "relu", "tied": False},
+    },
+    "gpt2": {
+        "plain": {},
+        "scores by layer": {"layer_scaled_scores": True, "activation": "gelu"},
+        "unscaled scores": {"scaled_scores": False, "width": 33, "heads": 3},
+        "relu, untied": {"activation": "relu", "tied": False, "heads": 1},
+        "silu, unscaled by layer": {"activation": "silu", "layer_scaled_scores": True, "scaled_scores": False},
+    },
+    "gpt_neo": {
+        "every second layer local": {"windows": (None, 6, None)},
+        "two local in front": {"windows": (5, 5, None), "activation": "relu", "width": 42, "heads": 7},
+        "window of two": {"windows": (None, 2, 2), "tied": False},
+        "all global": {"windows": (None, None, None), "activation": "gelu"},
+    },
+    "gpt_j": {
+        "half rotary": {"positions": Rotary(4, "neighbours")},
+        "full rotary": {"positions": Rotary(14, "neighbours"), "width": 42, "heads": 3, "activation": "gelu"},
+        "least rotary": {"positions": Rotary(2, "neighbours"), "heads": 4, "activation": "relu"},
+    },
+    "gpt_neox": {
+        "parallel": {"positions": Rotary(4, "halves", 5000.0)},
+        "serial": {"positions": Rotary(6, "halves", 300.0), "block": "pre"},
+        "tied, full rotary": {"positions": Rotary(8, "halves", 77.0), "tied": True, "activation": "gelu_tanh"},
+        "no attention bias": {
+            "positions": Rotary(2, "halves", 50.0),
+            "width": 42,
+            "heads": 3,
+            "biases": frozenset({"mlp"}),
+        },
+        "serial, relu": {"positions": Rotary(2, "halves", 20.0), "block": "pre", "activation": "relu", "heads": 10},
+    },
+    "opt": {
+        "plain": {},
+        "350m: norms after, narrow embedding": {"block": "post", "final_norm": False, "embedding_width": 24},
+        "wide embedding": {"embedding_width": 56, "width": 42, "heads": 7},
+        "Galactica: gelu, no biases": {"activation": "gelu", "biases": _NO_BIAS},
+        "Galactica, norms without gain": {"activation": "gelu", "biases": _NO_BIAS, "norm_affine": False},
+        "no final norm": {"final_norm": False, "tied": False},
+    },
+    "bloom": {
+        "five heads": {"inner": 160},
+        "twelve heads": {"width": 48, "heads": 12, "inner": 192},
+        "eight heads, untied": {"heads": 8, "inner": 160, "tied": False},
+        "residual from the norm": {"width": 42, "heads": 3, "inner": 168, "residual": "normed"},
+    },
+}
+
+
+def trials(name: str) -> dict[str, Architecture]:
+    """Label -> architecture of the shapes in which the family `name` is compared; none where there is no reference."""
+    family = by_name(name)
+    found = {}
+    for label, changes in TRIALS.get(family.name, {}).items():
+        fixed = {"norm_eps": 1e-5} if family.name == "opt" else {}  # its reference has no such key
+        found[label] = family.architecture(**{**_PLAIN, **fixed, **changes})
+    return found
