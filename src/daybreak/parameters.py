@@ -29,7 +29,7 @@ class Count:
 
     @property
     def non_embedding(self) -> int:
-        """All but token tables, positions and head: the number that scaling laws speak of (arXiv 2001.08361)."""
+        """All but token tables, positions and head, as scaling laws count (arXiv 2001.08361, section 1.3)."""
         return self.attention + self.mlp + self.norms
 
 

@@ -1,0 +1,95 @@
+"""What a person may name to `describe` and `diff`: a family, a published model, or a folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from daybreak import families
+from daybreak.architecture import Architecture
+from daybreak.errors import DaybreakError, nearest
+from daybreak.families.family import Family
+
+SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A named architecture and where it comes from."""
+
+    name: str
+    kind: Literal["family", "model", "folder"]
+    family: Family
+    architecture: Architecture
+    """Of a family: its base."""
+    hub: str | None
+    note: str
+    special_tokens: Mapping[str, int]
+
+
+def find(name: str, prefer: Literal["family", "model"] = "model") -> Subject:
+    """The subject called `name`; `prefer` decides where a family and one of its models share a name.
+
+    Nothing is downloaded. Raises `DaybreakError` naming what is nearest.
+    """
+    if (Path(name) / "config.json").is_file():
+        return _folder(Path(name))
+    for search in (_family, _model) if prefer == "family" else (_model, _family):
+        subject = search(name)
+        if subject is not None:
+            return subject
+    if Path(name).is_dir():
+        raise DaybreakError(
+            f"the folder {name} has no config.json; give the folder of a Hugging Face checkpoint"
+        )
+    hint = nearest(name, _names())
+    raise DaybreakError(f"no model, family or folder {name!r}{hint}; `daybreak families` lists what there is")
+
+
+def _family(name: str) -> Subject | None:
+    if name.lower().replace("-", "_") not in families.NAMES:
+        return None
+    family = families.by_name(name)
+    return Subject(family.name, "family", family, family.base, None, "", family.special_tokens)
+
+
+def _model(name: str) -> Subject | None:
+    for family in families.everyone():
+        for size, entry in family.sizes.items():
+            if name.lower() in (size.lower(), (entry.hub or "").lower()):
+                architecture = family.architecture(size)
+                return Subject(
+                    size, "model", family, architecture, entry.hub, entry.note, family.special_tokens
+                )
+    return None
+
+
+def _names() -> list[str]:
+    sizes = [size for family in families.everyone() for size in family.sizes]
+    return [*sizes, *families.NAMES]
+
+
+def _folder(path: Path) -> Subject:
+    config = _config(path / "config.json")
+    if "model_type" not in config:
+        raise DaybreakError(
+            f"{path / 'config.json'} has no 'model_type', so its family is unknown; add the key"
+        )
+    family = families.by_model_type(config["model_type"])
+    special = {key: config[key] for key in SPECIAL if isinstance(config.get(key), int)}
+    return Subject(str(path), "folder", family, family.read(config), None, "", special)
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise DaybreakError(
+            f"{path} cannot be read as JSON ({error}); take the file from the source again"
+        ) from error
+    if not isinstance(config, dict):
+        raise DaybreakError(f"{path} is JSON but no object of keys; take the file from the source again")
+    return config
