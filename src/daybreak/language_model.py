@@ -1,9 +1,12 @@
-"""A model as people meet it: the decoder with its tokenizer, its family and the settings it was published with."""
+"""A model as people meet it: the decoder with its tokenizer, its family and the settings it was published
+with."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,9 +14,21 @@ from torch import Tensor
 
 from daybreak import families
 from daybreak.architecture import Architecture
+from daybreak.checkpoint import folder as files
+from daybreak.checkpoint.fill import fill
+from daybreak.checkpoint.hub import resolve
+from daybreak.checkpoint.save import save_folder, to_json
+from daybreak.engine.continuation import Result
+from daybreak.engine.generate import generate
+from daybreak.engine.prompts import Prompts
+from daybreak.engine.settings import Sampling
+from daybreak.errors import DaybreakError
 from daybreak.families.family import Family
 from daybreak.model.decoder import Decoder
 from daybreak.model.initialise import initialise
+from daybreak.text.tokenizer import Tokenizer
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(eq=False)
@@ -22,7 +37,7 @@ class LanguageModel:
 
     family: Family
     decoder: Decoder
-    tokenizer: Any = None
+    tokenizer: Tokenizer | None = None
     config: dict[str, Any] = field(default_factory=dict)
     """config.json as it was read: keys that are not the architecture's survive loading and saving."""
     generation: dict[str, Any] = field(default_factory=dict)
@@ -32,12 +47,100 @@ class LanguageModel:
     def architecture(self) -> Architecture:
         return self.decoder.architecture
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.decoder.tokens.weight.dtype
+
     @torch.no_grad()
     def logits(
         self, tokens: Tensor, mask: Tensor | None = None, lengths: Sequence[Sequence[int]] | None = None
     ) -> Tensor:
-        """[batch, length] int64 -> [batch, length, vocabulary] float32; without gradients, see `Decoder.logits`."""
+        """[batch, length] int64 -> [batch, length, vocabulary] float32; without gradients, see
+        `Decoder.logits`."""
         return self.decoder.logits(tokens, mask, lengths)
+
+    def generate(
+        self,
+        prompts: Prompts,
+        sampling: Sampling | None = None,
+        *,
+        defaults: bool = True,
+        batch_size: int = 32,
+        progress: Callable[[int, int], None] | None = None,
+        **settings: Any,
+    ) -> list[Result]:
+        """Continue one prompt or many, given as texts or lists of token ids; see
+        `daybreak.engine.generate.generate`.
+
+        `settings` are fields of `Sampling`: max_new_tokens, temperature (0: greedy), top_p, seed, stop, n and
+        more.
+        """
+        return generate(
+            self, prompts, sampling, defaults=defaults, batch_size=batch_size, progress=progress, **settings
+        )
+
+    def save(self, folder: str | os.PathLike[str], shard_size: int | str = "5GB") -> None:
+        """Write a folder that `daybreak.load` and transformers open: config.json, generation_config.json, the
+        tokenizer's files and model.safetensors, in several files with an index above `shard_size`.
+
+        The weights keep their dtype. A save that fails leaves what was in the folder as it was.
+        """
+        texts = {files.CONFIG: to_json(self._config())}
+        if self.generation:
+            texts[files.GENERATION] = to_json(self.generation)
+        if self.tokenizer is not None:
+            texts.update(self.tokenizer.files)
+        save_folder(Path(folder), self.family, self.decoder, texts, shard_size)
+
+    def _config(self) -> dict[str, Any]:
+        dtype = str(self.dtype).removeprefix("torch.")
+        return {
+            **(self.config or self._special_tokens()),
+            **self.family.write(self.architecture),
+            "model_type": self.family.model_type,
+            "architectures": [self.family.hf_class] if self.family.hf_class else [],
+            "dtype": dtype,
+            "torch_dtype": dtype,  # the name before transformers 4.56
+        }
+
+    def _special_tokens(self) -> dict[str, int]:
+        """For a fresh model: its tokenizer's, or the family's as far as the vocabulary holds them."""
+        if self.tokenizer is not None:
+            known = {"bos": self.tokenizer.bos_id, "eos": self.tokenizer.eos_id, "pad": self.tokenizer.pad_id}
+            return {f"{name}_token_id": number for name, number in known.items() if number is not None}
+        vocabulary = self.architecture.vocabulary
+        return {name: number for name, number in self.family.special_tokens.items() if number < vocabulary}
+
+
+def load(
+    source: str | os.PathLike[str],
+    revision: str | None = None,
+    dtype: str = "float32",
+    device: str = "cpu",
+    *,
+    local_files_only: bool = False,
+) -> LanguageModel:
+    """A published or saved model.
+
+    `source` is a folder, a repository of the Hugging Face hub, or a published size such as "pythia-70m";
+    `revision` a branch, tag or commit. `dtype` is float32, bfloat16, float16, or auto for that of the file.
+    With `local_files_only` (or HF_HUB_OFFLINE=1) the hub is not asked. Nothing that comes with the checkpoint
+    is executed.
+
+    Raises `DaybreakError` for a checkpoint that is not found, damaged, incomplete, or not exactly of a
+    supported family.
+    """
+    if dtype != "auto" and dtype not in DTYPES:
+        raise DaybreakError(f"dtype is {dtype!r}; it must be {', '.join(DTYPES)} or auto")
+    folder = resolve(source, revision, local_files_only)
+    config = files.read_config(folder)
+    family = families.by_model_type(config["model_type"])
+    architecture = family.read(config)
+    tokenizer = Tokenizer.load(folder, starts_with_bos=family.starts_with_bos)
+    found = files.weights(folder)
+    wanted = files.dtype_of(config, found) if dtype == "auto" else DTYPES[dtype]
+    decoder = fill(family, architecture, found, wanted, torch.device(device), folder)
+    return LanguageModel(family, decoder, tokenizer, config, files.read_generation(folder))
 
 
 def create(
@@ -49,7 +152,8 @@ def create(
     device: str = "cpu",
     **changes: Any,
 ) -> LanguageModel:
-    """A model with fresh weights, drawn as the family's paper draws them; `changes` are fields of `Architecture`."""
+    """A model with fresh weights, drawn as the family's paper draws them; `changes` are fields of
+    `Architecture`."""
     page = families.by_name(family)
     decoder = Decoder(page.architecture(size, **changes))
     initialise(decoder, page.initialisation(decoder.architecture), seed)

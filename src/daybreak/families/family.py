@@ -61,6 +61,8 @@ class Family:
     """Leads all names but the head's in a saved file."""
     older_prefixes: tuple[str, ...] = ("",)
     """Prefixes that published files carry instead; read, never written."""
+    older_rules: tuple[Rule, ...] = ()
+    """Other layouts that published files carry instead of those of `rules`; read, never written."""
     ignored: tuple[str, ...] = ()
     """Regular expressions of buffers in published files that are no parameters (masks, rotary tables)."""
     special_tokens: Mapping[str, int] = field(default_factory=dict)

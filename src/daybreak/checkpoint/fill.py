@@ -1,0 +1,140 @@
+"""From stored tensors to a decoder: every tensor used, every parameter filled, nothing guessed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from daybreak import rules
+from daybreak.architecture import Architecture
+from daybreak.checkpoint import stored as files
+from daybreak.checkpoint.leftovers import check_leftovers, listed
+from daybreak.checkpoint.stored import Stored
+from daybreak.errors import DaybreakError
+from daybreak.families.family import Family
+from daybreak.model.decoder import Decoder
+from daybreak.rules import Rule
+
+FLOATING = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+def fill(
+    family: Family,
+    architecture: Architecture,
+    found: Mapping[str, Stored],
+    dtype: torch.dtype,
+    device: torch.device,
+    source: Path,
+) -> Decoder:
+    """A decoder whose parameters are the tensors `found` in the checkpoint `source`.
+
+    Where the file holds a parameter as it is wanted, the parameter is a view of the mapped file; where dtype,
+    device or layout differ, it is a copy, and the file's pages do not stay in memory. Raises `DaybreakError`
+    for a tensor that is missing, unexpected, of another shape or not of floating point.
+    """
+    with torch.device("meta"):
+        decoder = Decoder(architecture)
+    wanted = {name: parameter.detach() for name, parameter in decoder.named_parameters()}
+    uses = _uses(family, architecture, wanted, found, source)
+    check_leftovers(family, architecture, found, {use.stored.name: use.rule for use in uses}, source)
+    for use in uses:
+        _check(use, wanted, architecture)
+    state: dict[str, Tensor] = {}
+    for use, parts in _read(uses, architecture):
+        for name, part in zip(use.rule.names, parts, strict=True):
+            state[name] = use.land(part, dtype, device)
+    decoder.load_state_dict(state, assign=True)
+    return decoder
+
+
+@dataclass(frozen=True, eq=False)
+class _Use:
+    """A rule, the stored tensor it reads, and the mapping of the file."""
+
+    rule: Rule
+    stored: Stored
+    mapping: files.Mapping
+
+    def land(self, part: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+        if part.dtype == dtype and device.type == "cpu":
+            return part
+        landed = torch.empty(part.shape, dtype=dtype, device=device)
+        for rows in files.in_chunks(part):
+            landed[rows] = part[rows]
+            self.mapping.release(self.stored)
+        return landed
+
+
+def _uses(
+    family: Family,
+    architecture: Architecture,
+    wanted: Iterable[str],
+    found: Mapping[str, Stored],
+    source: Path,
+) -> list[_Use]:
+    mappings = {file: files.Mapping(file) for file in {stored.file for stored in found.values()}}
+    filled: dict[str, str] = {}
+    uses = []
+    for rule in rules.expand(
+        (*family.rules, *family.older_rules),
+        architecture.layers,
+        wanted,
+        family.prefix,
+        family.older_prefixes,
+    ):
+        spelled = [name for name in (rule.theirs, *rule.also) if name in found]
+        for name in spelled:
+            if twice := next((ours for ours in rule.names if ours in filled), None):
+                raise DaybreakError(
+                    f"{source} holds both {filled[twice]!r} and {name!r}, two names of one tensor; remove one"
+                )
+            filled.update(dict.fromkeys(rule.names, name))
+            uses.append(_Use(rule, found[name], mappings[found[name].file]))
+    if missing := [name for name in wanted if name not in filled]:
+        raise DaybreakError(_missing(family, architecture, missing, source))
+    return sorted(uses, key=lambda use: (use.stored.file, use.stored.offset))
+
+
+def _missing(family: Family, architecture: Architecture, missing: list[str], source: Path) -> str:
+    expected = rules.expand(family.rules, architecture.layers, missing, family.prefix)
+    names = [rule.theirs for rule in expected if set(rule.names) <= set(missing)] or missing
+    if all(name.startswith("head.") for name in missing):
+        return (
+            f"{source} has no tensor {names[0]!r}: it was saved without its head, and config.json says that "
+            "the head is not "
+            "the token embedding; take the checkpoint of the whole language model"
+        )
+    return (
+        f"{source} has no tensor {listed(names)}, which config.json's architecture needs; the checkpoint is "
+        "incomplete or "
+        "its config.json belongs to another model"
+    )
+
+
+def _check(use: _Use, wanted: Mapping[str, Tensor], architecture: Architecture) -> None:
+    stored = use.stored
+    expected = tuple(use.rule.layout.join([wanted[name] for name in use.rule.names], architecture).shape)
+    if stored.shape != expected:
+        raise DaybreakError(
+            f"{stored.file}: tensor {stored.name!r} has shape {list(stored.shape)}, config.json makes it "
+            f"{list(expected)}; "
+            "take config.json and weights from the same checkpoint"
+        )
+    if stored.dtype not in FLOATING:
+        kind = str(stored.dtype).removeprefix("torch.")
+        raise DaybreakError(
+            f"{stored.file}: tensor {stored.name!r} is stored as {kind}; quantised checkpoints are not read, "
+            "take the one in float32, float16 or bfloat16"
+        )
+
+
+def _read(uses: Iterable[_Use], architecture: Architecture) -> Iterator[tuple[_Use, list[Tensor]]]:
+    for use in uses:
+        whole = use.mapping.tensor(use.stored)
+        parts = use.rule.layout.split(whole, architecture)
+        yield use, parts
+        use.mapping.release(use.stored)

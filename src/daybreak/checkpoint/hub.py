@@ -1,0 +1,115 @@
+"""From what the user names to a folder on this machine: a folder, a repository on the hub, or a published
+size.
+
+Everything that speaks to the hub is huggingface_hub, so its cache, HF_HOME, HF_HUB_CACHE, HF_TOKEN,
+HF_ENDPOINT and HF_HUB_OFFLINE hold.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from daybreak import families
+from daybreak.checkpoint.folder import PICKLED, SAFETENSORS
+from daybreak.errors import DaybreakError
+
+SMALL = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+]
+SAFE = [SAFETENSORS, "model-*-of-*.safetensors", f"{SAFETENSORS}.index.json"]
+UNSAFE = [PICKLED, "pytorch_model-*-of-*.bin", f"{PICKLED}.index.json"]
+
+
+def resolve(
+    source: str | os.PathLike[str], revision: str | None = None, local_files_only: bool = False
+) -> Path:
+    """The folder of a checkpoint, downloaded into the hub's cache if it is not a folder already.
+
+    `source` is a folder, a repository ("EleutherAI/pythia-70m") or a published size ("pythia-70m"). With
+    `local_files_only`, or HF_HUB_OFFLINE set, no request is made. Raises `DaybreakError` for what cannot be
+    found.
+    """
+    if Path(source).is_dir():
+        if revision is not None:
+            raise DaybreakError(f"{source} is a folder, so revision {revision!r} means nothing; leave it out")
+        return Path(source)
+    name = os.fspath(source)
+    repository = _repository(name)
+    folder = _download(repository, revision, SMALL + SAFE, local_files_only)
+    if not any(folder.glob("model*.safetensors")):
+        # The snapshot's folder is named after its commit, so that both halves are of the same one.
+        folder = _download(repository, folder.name, SMALL + UNSAFE, local_files_only)
+    return folder
+
+
+def _repository(name: str) -> str:
+    if found := families.find_size(name):
+        family, size = found
+        if size.hub is None:
+            raise DaybreakError(
+                f"the weights of {name} were never published; daybreak.create({family.name!r}, "
+                f"size={name!r}) makes a fresh model"
+            )
+        return size.hub
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise DaybreakError(
+            f"no folder {name!r}; give an existing folder, a repository of the hub such as "
+            "EleutherAI/pythia-70m, or a "
+            "published size as listed by 'daybreak families'"
+        )
+    return name
+
+
+def _download(repository: str, revision: str | None, patterns: list[str], local_files_only: bool) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    at = f"{repository} at revision {revision or 'main'}"
+    try:
+        return Path(
+            snapshot_download(
+                repository, revision=revision, allow_patterns=patterns, local_files_only=local_files_only
+            )
+        )
+    except GatedRepoError:
+        raise DaybreakError(
+            f"{at}: its authors ask readers to accept their terms first; do so on the hub and set HF_TOKEN"
+        ) from None
+    except RepositoryNotFoundError:
+        raise DaybreakError(
+            f"{at}: there is no such folder here and no such repository on the hub, or it is private; check "
+            "the spelling, "
+            "and set HF_TOKEN if it is private"
+        ) from None
+    except RevisionNotFoundError:
+        raise DaybreakError(
+            f"{at}: the repository has no such branch, tag or commit; see its list of branches"
+        ) from None
+    except LocalEntryNotFoundError as error:
+        raise DaybreakError(_not_cached(at, error)) from None
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise DaybreakError(f"{at}: the download failed: {str(error).strip().splitlines()[0]}") from None
+
+
+def _not_cached(at: str, error: Exception) -> str:
+    return (
+        f"{at} is not in the local cache, and the hub was not asked or not reached; connect once with "
+        "HF_HUB_OFFLINE unset, "
+        f"or copy the checkpoint into a folder and name that"
+    )

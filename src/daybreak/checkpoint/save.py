@@ -1,0 +1,175 @@
+"""Writing an ordinary Hugging Face folder, tensor by tensor, so that nothing is held in memory twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from daybreak import rules
+from daybreak.architecture import Architecture
+from daybreak.checkpoint import stored as files
+from daybreak.checkpoint.folder import INDEX, SAFETENSORS
+from daybreak.checkpoint.tensors import SAFETENSORS_DTYPES
+from daybreak.errors import DaybreakError
+from daybreak.families.family import Family
+from daybreak.model.decoder import Decoder
+from daybreak.rules import Rule
+
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_SPELLED = {dtype: name for name, dtype in SAFETENSORS_DTYPES.items()}
+_OURS = re.compile(r"(model|pytorch_model)(-\d{5}-of-\d{5})?\.(safetensors|bin)(\.index\.json)?")
+
+
+@dataclass(frozen=True, eq=False)
+class _Written:
+    """A tensor as the file will hold it; `parameters` are joined only when it is written."""
+
+    rule: Rule
+    parameters: list[Tensor]
+    architecture: Architecture
+    shape: tuple[int, ...]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.parameters[0].dtype
+
+    @property
+    def bytes(self) -> int:
+        return sum(part.numel() for part in self.parameters) * self.dtype.itemsize
+
+    def tensor(self) -> Tensor:
+        return self.rule.layout.join(self.parameters, self.architecture)
+
+
+def save_folder(
+    folder: Path, family: Family, decoder: Decoder, texts: Mapping[str, bytes], shard_size: int | str = "5GB"
+) -> None:
+    """Write the weights of `decoder` as `family` lays them out, and the files `texts` (name -> contents),
+    into `folder`.
+
+    Everything is written beside the old files first and renamed over them at the end: a save that fails
+    leaves the folder as it was, and a model whose parameters are mapped from this very folder keeps its own.
+    """
+    written = _layout(family, decoder)
+    created = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as name:
+            scratch = Path(name)
+            _write_weights(scratch, written, parse_size(shard_size))
+            for text, content in texts.items():
+                (scratch / text).write_bytes(content)
+            _install(scratch, folder)
+    except OSError as error:
+        if created:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise DaybreakError(f"{folder} cannot be written: {error.strerror or error}") from None
+
+
+def parse_size(size: int | str) -> int:
+    """Bytes of "5GB", "200MiB" or a number."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Z]*)", str(size).upper())
+    if match is None or match[2] not in UNITS or float(match[1]) <= 0:
+        raise DaybreakError(f"shard size {size!r} is not understood; say for example 5GB or 200MB")
+    return int(float(match[1]) * UNITS[match[2]])
+
+
+def to_json(value: Mapping[str, Any]) -> bytes:
+    """As transformers writes its JSON files: two spaces, sorted keys."""
+    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def _layout(family: Family, decoder: Decoder) -> list[_Written]:
+    parameters = {name: parameter.detach() for name, parameter in decoder.named_parameters()}
+    architecture = decoder.architecture
+    lines = rules.expand(family.rules, architecture.layers, parameters, family.prefix)
+    if lacking := parameters.keys() - {name for rule in lines for name in rule.names}:
+        raise DaybreakError(
+            f"{family.title} checkpoints have no name for {sorted(lacking)[0]!r}; the model cannot be saved "
+            "as one"
+        )
+    return [_written(rule, [parameters[name] for name in rule.names], architecture) for rule in lines]
+
+
+def _written(rule: Rule, parts: list[Tensor], architecture: Architecture) -> _Written:
+    if parts[0].dtype not in _SPELLED:
+        raise DaybreakError(
+            f"{rule.theirs!r} is of {parts[0].dtype}, which checkpoint files do not hold; convert it first"
+        )
+    shape = rule.layout.join([part.to("meta") for part in parts], architecture).shape
+    return _Written(rule, parts, architecture, tuple(shape))
+
+
+def _write_weights(folder: Path, written: Sequence[_Written], limit: int) -> None:
+    shards = _shards(written, limit)
+    if len(shards) == 1:
+        _write_safetensors(folder / SAFETENSORS, shards[0])
+        return
+    places = {}
+    for number, shard in enumerate(shards, 1):
+        name = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        _write_safetensors(folder / name, shard)
+        places.update({one.rule.theirs: name for one in shard})
+    total = sum(one.bytes for one in written)
+    index = {"metadata": {"total_size": total}, "weight_map": places}
+    (folder / (SAFETENSORS + INDEX)).write_bytes(to_json(index))
+
+
+def _shards(written: Sequence[_Written], limit: int) -> list[list[_Written]]:
+    shards: list[list[_Written]] = [[]]
+    filled = 0
+    for one in written:
+        if shards[-1] and filled + one.bytes > limit:
+            shards.append([])
+            filled = 0
+        shards[-1].append(one)
+        filled += one.bytes
+    return shards
+
+
+def _write_safetensors(file: Path, shard: Sequence[_Written]) -> None:
+    # The order of the safetensors library: wide types first, then by name, so that equal models give equal
+    # files.
+    ordered = sorted(shard, key=lambda one: (-one.dtype.itemsize, one.rule.theirs))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for one in ordered:
+        begin, end = end, end + one.bytes
+        header[one.rule.theirs] = {
+            "dtype": _SPELLED[one.dtype],
+            "shape": one.shape,
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with file.open("wb") as handle:
+        handle.write(len(text).to_bytes(8, "little") + text)
+        for one in ordered:
+            _write_tensor(handle, one.tensor())
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def _write_tensor(handle: BinaryIO, tensor: Tensor) -> None:
+    for rows in files.in_chunks(tensor):
+        handle.write(tensor[rows].cpu().contiguous().view(torch.uint8).numpy().data)
+
+
+def _install(scratch: Path, folder: Path) -> None:
+    """Rename the new files into place, then remove weight files of earlier saves that no longer belong."""
+    new = {file.name for file in scratch.iterdir()}
+    for name in sorted(new):
+        os.replace(scratch / name, folder / name)
+    for file in folder.iterdir():
+        if file.name not in new and _OURS.fullmatch(file.name):
+            file.unlink()

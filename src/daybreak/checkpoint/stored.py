@@ -1,0 +1,83 @@
+"""A tensor in a file: where it lies and what it is, and the private memory mapping through which it is
+read."""
+
+from __future__ import annotations
+
+import math
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+CHUNK = 8 << 20
+"""Bytes of a file that a copy touches before their pages are given back."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """One tensor of a checkpoint, found but not read."""
+
+    name: str
+    file: Path
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    offset: int = 0
+    """First byte of the tensor in the file."""
+    strides: tuple[int, ...] | None = None
+    """Elements between neighbours of each dimension; None: row-major."""
+    loaded: Tensor | None = None
+    """The tensor itself where the file's format cannot be mapped (torch's format before 1.6)."""
+
+    @property
+    def bytes(self) -> int:
+        """Length in the file, from `offset` to the end of the last element."""
+        if self.strides is None:
+            return math.prod(self.shape) * self.dtype.itemsize
+        last = sum((count - 1) * stride for count, stride in zip(self.shape, self.strides, strict=True))
+        return (last + 1) * self.dtype.itemsize
+
+
+class Mapping:
+    """One file in memory, page by page as it is touched. The mapping is private: writing to its tensors
+    copies the pages concerned and never reaches the file, and a file that is renamed over keeps its old
+    contents here."""
+
+    def __init__(self, file: Path) -> None:
+        with file.open("rb") as handle:
+            self._pages = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_COPY)
+
+    def tensor(self, stored: Stored) -> Tensor:
+        """The stored tensor as a view of the mapping, or a copy where its place in the file is not
+        aligned."""
+        if stored.loaded is not None:
+            return stored.loaded
+        raw = torch.frombuffer(self._pages, dtype=torch.uint8, count=stored.bytes, offset=stored.offset)
+        if raw.data_ptr() % stored.dtype.itemsize:
+            raw = raw.clone()
+        flat = raw.view(stored.dtype)
+        return (
+            flat.view(stored.shape)
+            if stored.strides is None
+            else flat.as_strided(stored.shape, stored.strides)
+        )
+
+    def release(self, stored: Stored) -> None:
+        """Give back the pages that reading `stored` brought in; they are read again if they are touched
+        again.
+
+        Only for tensors whose mapped memory nobody has written to: the pages lose what was written.
+        """
+        if stored.loaded is not None or not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        start = stored.offset - stored.offset % mmap.PAGESIZE
+        self._pages.madvise(mmap.MADV_DONTNEED, start, stored.offset + stored.bytes - start)
+
+
+def in_chunks(tensor: Tensor) -> Iterator[slice]:
+    """Slices of the first dimension of `tensor` that hold about `CHUNK` bytes each."""
+    rows = tensor.shape[0] if tensor.dim() else 1
+    step = max(1, CHUNK * rows // max(1, tensor.numel() * tensor.element_size()))
+    return (slice(first, first + step) for first in range(0, rows, step))
