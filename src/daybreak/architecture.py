@@ -1,7 +1,8 @@
 """The vocabulary: every design decision of these papers is a field of `Architecture`.
 
-GPT-2 is all defaults, so another family's page shows only what that family decided differently. The list of fields is
-frozen by a test: a new one needs a published checkpoint that cannot be expressed without it, and a mutation test.
+GPT-2 is all defaults, so another family's page shows only what that family decided differently. The list of
+fields is frozen by a test: a new one needs a published checkpoint that cannot be expressed without it, and a
+mutation test.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ BIASES = frozenset({"qkv", "out", "mlp", "head"})
 
 @dataclass(frozen=True)
 class Learned:
-    """A trained vector per position, added to the token's (GPT). Position p uses row p + `offset` (OPT: 2)."""
+    """A trained vector per position, added to the token's (GPT). Position p has row p + `offset` (OPT: 2)."""
 
     offset: int = 0
 
@@ -50,7 +51,9 @@ Positions = Learned | Rotary | Alibi
 
 @dataclass(frozen=True)
 class Architecture:
-    """One decoder-only transformer, described by the decisions that were taken. Raises `DaybreakError` if they conflict."""
+    """One decoder-only transformer, described by the decisions that were taken. Raises `DaybreakError` if
+    they conflict.
+    """
 
     vocabulary: int = 50257
     """Rows of the token embedding; may exceed what the tokenizer knows."""
@@ -63,14 +66,18 @@ class Architecture:
     inner: int = 3072
     """Components inside the MLP."""
     embedding_width: int | None = None
-    """Components of the token embedding where it differs from `width`; two projections bridge them (OPT-350m)."""
+    """Components of the token embedding where it differs from `width`; two projections bridge them
+    (OPT-350m).
+    """
     positions: Positions = Learned()
     block: Block = "pre"
     """`pre`: x + f(norm(x)); `post`: norm(x + f(x)); `parallel`: x + attention(norm(x)) + mlp(norm'(x))."""
     shared_norm: bool = False
     """In a parallel block attention and MLP read the same norm (GPT-J) instead of one each (GPT-NeoX)."""
     residual: Residual = "input"
-    """What is carried past a sublayer of a `pre` block: its input, or the normed input (an option of BLOOM; GLM-130B)."""
+    """What is carried past a sublayer of a `pre` block: its input, or the normed input (an option of BLOOM;
+    GLM-130B).
+    """
     residual_scale: float = 1.0
     """Factor on what is carried past a sublayer (DeepNorm's alpha, arXiv 2203.00555)."""
     embedding_norm: bool = False
@@ -82,7 +89,8 @@ class Architecture:
     """Norms have a gain and a bias of their own."""
     activation: Activation = "gelu_tanh"
     windows: tuple[int | None, ...] = (None,)
-    """How many latest keys, itself included, a query sees, by layer and repeated over the layers; None: all."""
+    """How many latest keys, itself included, a query sees, by layer and repeated over the layers; None: all.
+    """
     scaled_scores: bool = True
     """Scores are divided by the square root of the head's width (GPT-Neo does not)."""
     layer_scaled_scores: bool = False
@@ -93,6 +101,7 @@ class Architecture:
     """The head's matrix is the token embedding."""
 
     def __post_init__(self) -> None:
+        self._check_types()
         for name in ("vocabulary", "context", "layers", "width", "heads", "inner"):
             _positive(name, getattr(self, name))
         if self.embedding_width is not None:
@@ -101,20 +110,28 @@ class Architecture:
             raise DaybreakError(f"width {self.width} is not divisible by {self.heads} heads")
         for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
-                raise DaybreakError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
+                raise DaybreakError(
+                    f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}"
+                )
         if unknown := self.biases - BIASES:
             raise DaybreakError(f"biases names {sorted(unknown)}; known are {sorted(BIASES)}")
-        if not self.windows or any(w is not None and w < 1 for w in self.windows):
-            raise DaybreakError(f"windows is {self.windows}; give positive numbers of keys, or None for all keys")
-        self._check_numbers()
+        if not self.windows or not all(window is None or _is_count(window) for window in self.windows):
+            raise DaybreakError(
+                f"windows is {self.windows}; give positive numbers of keys, or None for all keys"
+            )
         self._check_block()
         self._check_rotary()
 
-    def _check_numbers(self) -> None:
-        if not (math.isfinite(self.norm_eps) and self.norm_eps > 0):
-            raise DaybreakError(f"norm_eps is {self.norm_eps}; it must be a positive number")
-        if not (math.isfinite(self.residual_scale) and self.residual_scale > 0):
-            raise DaybreakError(f"residual_scale is {self.residual_scale}; it must be a positive number")
+    def _check_types(self) -> None:
+        kinds = {"windows": (tuple,), "biases": (frozenset,), "positions": (Learned, Rotary, Alibi)}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type == "bool" and not isinstance(value, bool):
+                raise DaybreakError(f"{field.name} is {value!r}; it must be true or false")
+            if field.type == "float" and not _is_positive(value):
+                raise DaybreakError(f"{field.name} is {value!r}; it must be a positive number")
+            if field.name in kinds and not isinstance(value, kinds[field.name]):
+                raise DaybreakError(f"{field.name} is {value!r}; it must be of type {field.type}")
 
     def _check_block(self) -> None:
         if self.shared_norm and self.block != "parallel":
@@ -126,15 +143,21 @@ class Architecture:
 
     def _check_rotary(self) -> None:
         if isinstance(self.positions, Learned):
-            if self.positions.offset < 0:
-                raise DaybreakError(f"offset of learned positions is {self.positions.offset}; it must be 0 or more")
+            if not (self.positions.offset == 0 or _is_count(self.positions.offset)):
+                raise DaybreakError(
+                    f"offset of learned positions is {self.positions.offset}; it must be 0 or more"
+                )
         elif isinstance(self.positions, Rotary):
             width = self.positions.width
-            if width < 2 or width % 2 or width > self.head_width:
-                raise DaybreakError(f"rotary width {width} must be even, 2 or more, and at most the head's {self.head_width}")
+            if not _is_count(width) or width % 2 or width > self.head_width:
+                raise DaybreakError(
+                    f"rotary width {width} must be even, 2 or more, and at most the head's {self.head_width}"
+                )
             if self.positions.pairs not in ("neighbours", "halves"):
-                raise DaybreakError(f"rotary pairs is {self.positions.pairs!r}; it must be neighbours or halves")
-            if not self.positions.base > 0:
+                raise DaybreakError(
+                    f"rotary pairs is {self.positions.pairs!r}; it must be neighbours or halves"
+                )
+            if not _is_positive(self.positions.base):
                 raise DaybreakError(f"rotary base is {self.positions.base}; it must be positive")
 
     @property
@@ -145,30 +168,42 @@ class Architecture:
         """Keys that layer `layer` (from 0) sees, or None for all."""
         return self.windows[layer % len(self.windows)]
 
+    def spelled_out(self) -> Architecture:
+        """The same with one window per layer: two architectures that compute the same are then equal."""
+        return dataclasses.replace(self, windows=tuple(map(self.window, range(self.layers))))
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dictionary that `from_dict` reads back."""
         data = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        data["positions"] = {"kind": type(self.positions).__name__.lower(), **dataclasses.asdict(self.positions)}
+        data["positions"] = {
+            "kind": type(self.positions).__name__.lower(),
+            **dataclasses.asdict(self.positions),
+        }
         data["windows"] = list(self.windows)
         data["biases"] = sorted(self.biases)
         return data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Architecture:
-        """The inverse of `to_dict`; fields left out take their defaults, unknown ones raise `DaybreakError`."""
+        """The inverse of `to_dict`; missing fields take defaults, unknown ones raise `DaybreakError`."""
         known = [field.name for field in dataclasses.fields(cls)]
         for key in data:
             if key not in known:
                 raise DaybreakError(f"unknown field {key!r} of an architecture{nearest(key, known)}")
         values = dict(data)
-        if "positions" in values:
-            parts = dict(values["positions"])
-            values["positions"] = _POSITIONS[parts.pop("kind")](**parts)
-        if "windows" in values:
-            values["windows"] = tuple(values["windows"])
-        if "biases" in values:
-            values["biases"] = frozenset(values["biases"])
+        for name, kind in (("positions", _positions), ("windows", tuple), ("biases", frozenset)):
+            if name in values:
+                try:
+                    values[name] = kind(values[name])
+                except (KeyError, TypeError, ValueError) as error:
+                    raise DaybreakError(f"{name} of an architecture is {values[name]!r}: {error}") from error
         return cls(**values)
+
+
+def _positions(data: Mapping[str, Any]) -> Positions:
+    parts = dict(data)
+    found: Positions = _POSITIONS[parts.pop("kind")](**parts)
+    return found
 
 
 _POSITIONS: dict[str, Any] = {"learned": Learned, "rotary": Rotary, "alibi": Alibi}
@@ -180,5 +215,15 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 
 
 def _positive(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not _is_count(value):
         raise DaybreakError(f"{name} is {value!r}; it must be a whole number of at least 1")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_positive(value: object) -> bool:
+    return (
+        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+    )

@@ -96,7 +96,7 @@ class LanguageModel:
         dtype = str(self.dtype).removeprefix("torch.")
         return {
             **(self.config or self._special_tokens()),
-            **self.family.write(self.architecture),
+            **self.family.config(self.architecture),
             "model_type": self.family.model_type,
             "architectures": [self.family.hf_class] if self.family.hf_class else [],
             "dtype": dtype,

@@ -37,7 +37,9 @@ class Size:
 
 @dataclass(frozen=True)
 class Family:
-    """One page of the history: which decisions were taken, how checkpoints spell them, in which sizes they came."""
+    """One page of the history: which decisions were taken, how checkpoints spell them, in which sizes they
+    came.
+    """
 
     name: str
     title: str
@@ -71,7 +73,9 @@ class Family:
     """Training began every text with the bos token, so prompts need it (OPT)."""
 
     def architecture(self, size: str | None = None, **changes: Any) -> Architecture:
-        """The base, or a published size, with `changes` applied. Raises `DaybreakError` for unknown sizes or fields."""
+        """The base, or a published size, with `changes` applied. Raises `DaybreakError` for unknown sizes or
+        fields.
+        """
         fields: dict[str, Any] = {}
         if size is not None:
             if size not in self.sizes:
@@ -86,6 +90,18 @@ class Family:
         if ("width" in fields) and "inner" not in fields:
             fields["inner"] = 4 * fields["width"]
         return replace(self.base, **fields)
+
+    def config(self, architecture: Architecture) -> dict[str, Any]:
+        """`write`, proved by `read`: a decision that this config.json cannot say raises `DaybreakError`."""
+        written = self.write(architecture)
+        meant, understood = architecture.spelled_out(), self.read(written).spelled_out()
+        for name in Architecture.__dataclass_fields__:
+            if getattr(meant, name) != getattr(understood, name):
+                raise DaybreakError(
+                    f"a config.json of {self.title} cannot say {name} = {getattr(meant, name)!r}, it would "
+                    f"be read as {getattr(understood, name)!r}; take another family, or leave {name} as it is"
+                )
+        return written
 
 
 def sizes(

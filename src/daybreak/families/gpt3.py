@@ -1,4 +1,6 @@
-"""GPT-3 (2020): GPT-2's block, every second layer sees only a band of recent tokens. The weights were never released."""
+"""GPT-3 (2020): GPT-2's block, every second layer sees only a band of recent tokens. The weights were never
+released.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,14 @@ from daybreak.families import gpt2
 from daybreak.families.family import Family, sizes
 from daybreak.families.keys import Keys
 
-# The paper (section 2.1) names "alternating dense and locally banded sparse attention patterns ... similar to the Sparse
-# Transformer" and publishes neither the band's width nor which layers have it; GPT-Neo's answer to both is taken.
+# The paper (section 2.1) names "alternating dense and locally banded sparse attention patterns ... similar to
+# the Sparse Transformer" and publishes neither the band's width nor which layers have it; GPT-Neo's answer to
+# both is taken.
 WINDOWS = (None, 256)
 
 
 def read(config: Mapping[str, Any]) -> Architecture:
-    windows = Keys(config, "GPT-3").get("windows", WINDOWS)
+    windows = Keys(config, "GPT-3").get("windows", list(WINDOWS))
     rest = {key: value for key, value in config.items() if key != "windows"}
     return replace(gpt2.read(rest), windows=tuple(windows))
 
@@ -31,11 +34,15 @@ FAMILY = Family(
     title="GPT-3",
     year=2020,
     paper="Brown et al., Language Models are Few-Shot Learners (arXiv 2005.14165)",
-    story="GPT-2 with dense and locally banded attention in turn, 2048 tokens of context, and far more of everything.",
+    story=(
+        "GPT-2 with dense and locally banded attention in turn, 2048 tokens of context, and "
+        "far more of everything."
+    ),
     model_type="gpt3",
     hf_class="",
     base=Architecture(context=2048, windows=WINDOWS),
-    # Table 2.1. XL is printed with 24 heads and 13B with 40, which do not divide their widths 2048 and 5140; see
+    # Table 2.1. XL is printed with 24 heads and 13B with 40, which do not divide their widths 2048 and 5140;
+    # see
     # docs/decisions/002-gpt3-table.md for the heads taken here.
     sizes=sizes(
         {

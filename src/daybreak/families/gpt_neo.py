@@ -1,4 +1,6 @@
-"""GPT-Neo (2021): the first open answer to GPT-3. Scores are not scaled, and layers see all tokens or the last 256 in turn."""
+"""GPT-Neo (2021): the first open answer to GPT-3. Scores are not scaled, and layers see all tokens or the
+last 256 in turn.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from daybreak.families.keys import Keys, hf_activation, repeated
 from daybreak.rules import Rule, linear, norm
 
 HARMLESS = (
-    "embed_dropout resid_dropout summary_activation summary_first_dropout summary_proj_to_labels summary_type classifier_dropout"
+    "embed_dropout resid_dropout summary_activation summary_first_dropout "
+    "summary_proj_to_labels summary_type classifier_dropout"
 )
 BASE = Architecture(
     context=2048,
@@ -26,15 +29,7 @@ def read(config: Mapping[str, Any]) -> Architecture:
     keys = Keys(config, "GPT-Neo")
     layers = keys.need("num_layers", "num_hidden_layers")
     width = keys.need("hidden_size")
-    kinds = keys.get("attention_layers", None)
-    types = keys.get("attention_types", [[["global", "local"], layers // 2]])
-    if kinds is None:
-        kinds = [kind for pattern, count in types for kind in list(pattern) * count]
-    if len(kinds) != layers or not set(kinds) <= {"global", "local"}:
-        raise DaybreakError(
-            f"config.json lists attention of {len(kinds)} layers ({sorted(set(kinds))}) for a model of {layers}; "
-            "each must be global or local"
-        )
+    kinds = _kinds(keys, layers)
     window = keys.get("window_size", 256)
     architecture = Architecture(
         vocabulary=keys.need("vocab_size"),
@@ -52,6 +47,25 @@ def read(config: Mapping[str, Any]) -> Architecture:
     )
     keys.finish(HARMLESS)
     return architecture
+
+
+def _kinds(keys: Keys, layers: int) -> list[str]:
+    """Attention of every layer, global or local: listed one by one, or as patterns with a count each."""
+    kinds = keys.get("attention_layers", [])
+    types = keys.get("attention_types", [[["global", "local"], layers // 2]])
+    if not kinds:
+        try:
+            kinds = [kind for pattern, count in types for kind in pattern * count]
+        except (TypeError, ValueError) as error:
+            raise DaybreakError(
+                f"config.json sets attention_types = {types!r}, which is no pattern"
+            ) from error
+    if len(kinds) != layers or any(kind not in ("global", "local") for kind in kinds):
+        raise DaybreakError(
+            f"config.json has attention_layers (or attention_types) for {len(kinds)} layers, {kinds}; "
+            f"the model has {layers}, and each must be global or local"
+        )
+    return list(kinds)
 
 
 def write(architecture: Architecture) -> dict[str, Any]:
@@ -97,8 +111,8 @@ FAMILY = Family(
     title="GPT-Neo",
     year=2021,
     paper="Black et al., GPT-Neo: Large Scale Autoregressive Language Modeling with Mesh-Tensorflow (2021)",
-    story="Every second layer sees the last 256 tokens only; scores are left unscaled and computed in float32; "
-    "queries, keys and values have no bias.",
+    story="Every second layer sees the last 256 tokens only; scores are left unscaled; queries, keys and "
+    "values have no bias.",
     model_type="gpt_neo",
     hf_class="GPTNeoForCausalLM",
     base=BASE,

@@ -1,4 +1,6 @@
-"""GPT-NeoX-20B (2022) and Pythia (2023): parallel blocks with two norms, a quarter of each head rotated in halves."""
+"""GPT-NeoX-20B (2022) and Pythia (2023): parallel blocks with two norms, a quarter of each head rotated in
+halves.
+"""
 
 from __future__ import annotations
 
@@ -29,14 +31,15 @@ BASE = Architecture(
 
 def _rotary(keys: Keys, head_width: int) -> Rotary:
     """Old files spell rotary_pct and rotary_emb_base; newer ones hold both in rope_parameters."""
-    parameters = dict(keys.get("rope_parameters", {}))
-    kind = parameters.pop("rope_type", parameters.pop("type", "default"))
-    fraction = parameters.pop("partial_rotary_factor", keys.get("rotary_pct", 0.25, "partial_rotary_factor"))
-    base = parameters.pop("rope_theta", keys.get("rotary_emb_base", 10000, "rope_theta"))
-    if kind != "default" or parameters:
+    parameters = Keys(keys.get("rope_parameters", {}), "GPT-NeoX")
+    kind = parameters.get("rope_type", "default", "type")
+    older = keys.get("rotary_pct", 0.25, "partial_rotary_factor")
+    fraction = parameters.get("partial_rotary_factor", float(older))
+    base = parameters.get("rope_theta", float(keys.get("rotary_emb_base", 10000.0, "rope_theta")))
+    if kind != "default" or parameters.unread():
         raise DaybreakError(
-            f"config.json sets rope_parameters of type {kind!r} {parameters or ''}: scaled rotary positions are not supported; "
-            "the weights would load and compute something else"
+            f"config.json sets rope_parameters of type {kind!r} {parameters.unread() or ''}: scaled rotary "
+            "positions are not supported; the weights would load and compute something else"
         )
     return Rotary(int(head_width * fraction), "halves", float(base))
 
@@ -86,7 +89,9 @@ def write(architecture: Architecture) -> dict[str, Any]:
 
 
 def _fraction(width: int, head_width: int) -> float:
-    """A float that, multiplied by the head's width and cut to an integer, gives `width` again (24 / 96 does, 6 / 14 may not)."""
+    """A float that, multiplied by the head's width and cut to an integer, gives `width` again (24 / 96 does,
+    6 / 14 may not).
+    """
     fraction = width / head_width
     while int(head_width * fraction) < width:
         fraction = math.nextafter(fraction, 2.0)
@@ -130,7 +135,12 @@ def _sizes() -> dict[str, Any]:
     vocabulary = {"pythia-6.9b": 50432, "pythia-12b": 50688, "gpt-neox-20b": 50432}
     found = {}
     for name, (layers, width, heads, parameters) in pythia.items():
-        extra = {"positions": Rotary(width // heads // 4, "halves"), "vocabulary": vocabulary.get(name, 50304)}
+        extra = {
+            "positions": Rotary(width // heads // 4, "halves"),
+            "vocabulary": vocabulary.get(name, 50304),
+            # The published config.json of the 20B model says gelu_fast, those of Pythia say gelu.
+            "activation": "gelu_tanh" if name == "gpt-neox-20b" else "gelu",
+        }
         found.update(sizes({name: (layers, width, heads, parameters)}, "EleutherAI/{}", **extra))
     return found
 
@@ -140,8 +150,8 @@ FAMILY = Family(
     title="GPT-NeoX and Pythia",
     year=2022,
     paper="Black et al., GPT-NeoX-20B (arXiv 2204.06745); Biderman et al., Pythia (arXiv 2304.01373)",
-    story="Attention and MLP run in parallel behind a norm each; a quarter of each head is rotated in halves; "
-    "input and output embeddings are separate.",
+    story="Attention and MLP run in parallel behind a norm each; a quarter of each head is rotated in "
+    "halves; input and output embeddings are separate.",
     model_type="gpt_neox",
     hf_class="GPTNeoXForCausalLM",
     base=BASE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -18,13 +19,35 @@ _ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",
     "swish": "silu",
 }
-_HF_ACTIVATION: dict[Activation, str] = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu", "silu": "silu"}
+_HF_ACTIVATION: dict[Activation, str] = {
+    "gelu": "gelu",
+    "gelu_tanh": "gelu_new",
+    "relu": "relu",
+    "silu": "silu",
+}
 
 _HARMLESS = frozenset(
-    "_attn_implementation _attn_implementation_internal attn_implementation output_attentions "
-    "attn_pdrop attention_dropout attention_probs_dropout_prob bad_words_ids "
-    "forced_bos_token_id forced_eos_token_id cross_attention_hidden_size tie_encoder_decoder "
-    "pruned_heads encoder_no_repeat_ngram_size num_beam_groups problem_type prefix max_length min_length".split()
+    [
+        "_attn_implementation",
+        "_attn_implementation_internal",
+        "attn_implementation",
+        "output_attentions",
+        "attn_pdrop",
+        "attention_dropout",
+        "attention_probs_dropout_prob",
+        "bad_words_ids",
+        "forced_bos_token_id",
+        "forced_eos_token_id",
+        "cross_attention_hidden_size",
+        "tie_encoder_decoder",
+        "pruned_heads",
+        "encoder_no_repeat_ngram_size",
+        "num_beam_groups",
+        "problem_type",
+        "prefix",
+        "max_length",
+        "min_length",
+    ]
 )
 """Keys whose name sounds like mathematics and is none when the model is run."""
 
@@ -32,7 +55,18 @@ _MATHEMATICS = re.compile(
     r"rope|rotary|alibi|position|embed|attn|attention|score|scal|soft|norm|act|gelu|bias|window|sliding|"
     r"sparse|residual|parallel|head|kv|expert|moe|quant|logit|cap|adapter|layer|hidden|width|dim|inner|ffn"
 )
-"""An unknown key that contains one of these and is set is refused: it may change what the network computes."""
+"""An unknown key that contains one of these and is set is refused: it may change what the network computes.
+"""
+
+
+_KINDS: dict[type, tuple[type | tuple[type, ...], str]] = {
+    bool: (bool, "true or false"),
+    int: (int, "a whole number"),
+    float: ((int, float), "a number"),
+    str: (str, "a word"),
+    list: (list, "a list"),
+    dict: (dict, "an object of keys"),
+}
 
 
 class Keys:
@@ -44,21 +78,38 @@ class Keys:
         self._read: set[str] = set()
 
     def get(self, name: str, default: Any, *older: str) -> Any:
-        """The value under `name` or an older spelling; `default` where the key is missing or null."""
+        """The value under `name` or an older spelling; `default` where the key is missing or null.
+
+        Raises `DaybreakError` where the value is not of the default's type.
+        """
         for key in (name, *older):
             self._read.add(key)
         for key in (name, *older):
-            if self._config.get(key) is not None:
-                return self._config[key]
+            value = self._config.get(key)
+            if value is not None:
+                self._check(key, value, type(default))
+                return value
         return default
 
+    def _check(self, key: str, value: Any, kind: type) -> None:
+        if kind not in _KINDS:
+            return
+        accepted, spoken = _KINDS[kind]
+        odd = not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool)
+        if odd or (kind is float and not math.isfinite(value)):
+            raise DaybreakError(f"config.json sets {key} = {value!r}, where {self._family} needs {spoken}")
+
     def need(self, name: str, *older: str) -> Any:
-        """As `get`, for keys without which there is no model."""
+        """As `get`, for the numbers without which there is no model."""
         value = self.get(name, None, *older)
         if value is None:
             raise DaybreakError(
-                f"config.json has no {name!r}, which {self._family} needs; take the file from the checkpoint's source"
+                f"config.json has no {name!r}, which {self._family} needs; take the file from "
+                f"the checkpoint's source"
             )
+        self._check(name, value, int)
+        if value < 1:
+            raise DaybreakError(f"config.json sets {name} = {value!r}; it must be at least 1")
         return value
 
     def only(self, name: str, *allowed: Any) -> None:
@@ -68,7 +119,8 @@ class Keys:
         if value is not None and value not in allowed:
             choice = " or ".join(map(repr, allowed)) or "no such key"
             raise DaybreakError(
-                f"config.json sets {name} = {value!r}, which {self._family} here does not support (only {choice}); "
+                f"config.json sets {name} = {value!r}, which {self._family} here does not "
+                f"support (only {choice}); "
                 "the weights would load and compute something else"
             )
 
@@ -76,7 +128,9 @@ class Keys:
         """The activation named under `name`."""
         value = self.get(name, default)
         if value not in _ACTIVATIONS:
-            raise DaybreakError(f"config.json sets {name} = {value!r}; known are {', '.join(sorted(_ACTIVATIONS))}")
+            raise DaybreakError(
+                f"config.json sets {name} = {value!r}; known are {', '.join(sorted(_ACTIVATIONS))}"
+            )
         return _ACTIVATIONS[value]
 
     def finish(self, harmless: str = "") -> None:
@@ -87,9 +141,14 @@ class Keys:
         if refused:
             key = refused[0]
             raise DaybreakError(
-                f"config.json sets {key} = {self._config[key]!r}, which {self._family} here does not know; it may change "
+                f"config.json sets {key} = {self._config[key]!r}, which {self._family} here does "
+                f"not know; it may change "
                 f"what the model computes, so it is not ignored (remove the key if it is only a note)"
             )
+
+    def unread(self) -> dict[str, Any]:
+        """What was not asked for."""
+        return {key: value for key, value in self._config.items() if key not in self._read}
 
 
 def _is_set(value: object) -> bool:
