@@ -62,8 +62,7 @@ def _repository(name: str) -> str:
         return size.hub
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise DaybreakError(
-            f"no folder {name!r}; give an existing folder, a repository of the hub such as "
-            "EleutherAI/pythia-70m, or a "
+            f"no folder {name!r}; give an existing folder, a repository of the hub (owner/name), or a "
             "published size as listed by 'daybreak families'"
         )
     return name

@@ -35,7 +35,7 @@ def describe(name: str) -> dict[str, Any]:
         "decisions": decisions(subject.architecture, with_scale=subject.kind != "family"),
         "architecture": subject.architecture.to_dict(),
         "special_tokens": dict(subject.special_tokens),
-        "starts_with_bos": subject.family.starts_with_bos,
+        "starts_with_bos": subject.starts_with_bos,
     }
     return told if subject.kind == "family" else {**told, **_numbers(subject)}
 

@@ -25,9 +25,11 @@ class Subject:
     family: Family
     architecture: Architecture
     """Of a family: its base."""
-    hub: str | None
-    note: str
     special_tokens: Mapping[str, int]
+    starts_with_bos: bool | None = None
+    """Every text starts with the bos token; None: its tokenizer's files say."""
+    hub: str | None = None
+    note: str = ""
 
 
 def find(name: str, prefer: Literal["family", "model"] = "model") -> Subject:
@@ -53,7 +55,8 @@ def _family(name: str) -> Subject | None:
     if name.lower().replace("-", "_") not in families.NAMES:
         return None
     family = families.by_name(name)
-    return Subject(family.name, "family", family, family.base, None, "", family.special_tokens)
+    tokens, starts = family.special_tokens, family.starts_with_bos
+    return Subject(family.name, "family", family, family.base, tokens, starts)
 
 
 def _model(name: str) -> Subject | None:
@@ -61,9 +64,9 @@ def _model(name: str) -> Subject | None:
         for size, entry in family.sizes.items():
             if name.lower() in (size.lower(), (entry.hub or "").lower()):
                 architecture = family.architecture(size)
-                return Subject(
-                    size, "model", family, architecture, entry.hub, entry.note, family.special_tokens
-                )
+                tokens = family.special_tokens if entry.special_tokens is None else entry.special_tokens
+                starts = family.starts_with_bos if entry.starts_with_bos is None else entry.starts_with_bos
+                return Subject(size, "model", family, architecture, tokens, starts, entry.hub, entry.note)
     return None
 
 
@@ -80,7 +83,7 @@ def _folder(path: Path) -> Subject:
         )
     family = families.by_model_type(config["model_type"])
     special = {key: config[key] for key in SPECIAL if isinstance(config.get(key), int)}
-    return Subject(str(path), "folder", family, family.read(config), None, "", special)
+    return Subject(str(path), "folder", family, family.read(config), special)
 
 
 def _config(path: Path) -> dict[str, Any]:

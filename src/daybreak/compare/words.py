@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
@@ -57,16 +57,17 @@ def _embedding_width(a: Architecture) -> str:
 
 
 def _windows(a: Architecture) -> str:
-    if a.windows == (None,):
-        return "every layer sees all tokens before it"
-    spoken = ["all" if window is None else f"the latest {window:,}" for window in a.windows]
-    if len(set(spoken)) == 1:
-        return f"every layer sees {spoken[0]} tokens"
-    shortest = next(n for n in range(1, len(spoken) + 1) if _repeats(spoken, n))
-    return "layer by layer in turn: " + ", ".join(f"{words} tokens" for words in spoken[:shortest])
+    windows = a.spelled_out().windows
+    period = next(n for n in range(1, len(windows) + 1) if _repeats(windows, n))
+    spoken = [
+        "all tokens" if window is None else f"the latest {window:,} tokens" for window in windows[:period]
+    ]
+    if len(spoken) == 1:
+        return f"every layer sees {spoken[0]}"
+    return "layer by layer in turn: " + ", ".join(spoken)
 
 
-def _repeats(values: list[str], period: int) -> bool:
+def _repeats(values: Sequence[int | None], period: int) -> bool:
     return all(value == values[i % period] for i, value in enumerate(values))
 
 

@@ -33,6 +33,10 @@ class Size:
     hub: str | None
     """Repository on the Hugging Face hub; None if the weights were never published."""
     note: str = ""
+    special_tokens: Mapping[str, int] | None = None
+    """Where they are not the family's."""
+    starts_with_bos: bool | None = None
+    """Where it is not as in the family."""
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
-"""OPT (2022) and Galactica (2022): GPT-3 rebuilt in the open, with ReLU, and with positions that start at row 2."""
+"""OPT (2022) and Galactica (2022): GPT-3 rebuilt in the open, with ReLU; positions start at row 2."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from daybreak.architecture import Architecture, Learned
@@ -47,7 +48,9 @@ def read(config: Mapping[str, Any]) -> Architecture:
 
 def write(architecture: Architecture) -> dict[str, Any]:
     if architecture.norm_eps != 1e-5:
-        raise DaybreakError(f"OPT's config.json cannot say norm_eps {architecture.norm_eps}: the reference always uses 1e-5")
+        raise DaybreakError(
+            f"OPT's config.json cannot say norm_eps {architecture.norm_eps}: the reference always uses 1e-5"
+        )
     before = architecture.block == "pre"
     return {
         "vocab_size": architecture.vocabulary,
@@ -119,6 +122,10 @@ def _sizes() -> dict[str, Size]:
         hub="facebook/{}",
         **_GALACTICA,
     )
+    tokens = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
+    galactica = {
+        name: replace(size, special_tokens=tokens, starts_with_bos=False) for name, size in galactica.items()
+    }
     return {**opt, **shape_350m, **on_request, **galactica}
 
 
@@ -128,8 +135,9 @@ FAMILY = Family(
     year=2022,
     paper="Zhang et al., OPT: Open Pre-trained Transformer Language Models (arXiv 2205.01068); "
     "Taylor et al., Galactica (arXiv 2211.09085)",
-    story="GPT-3's shape with ReLU and dense attention everywhere; the position table has two unused rows in front; the 350m "
-    "model alone keeps its norms after the sublayers and has a narrower embedding.",
+    story="GPT-3's shape with ReLU and dense attention everywhere; the position table has two unused rows "
+    "in front; the 350m model alone keeps its norms after the sublayers and has a narrower "
+    "embedding.",
     model_type="opt",
     hf_class="OPTForCausalLM",
     base=BASE,
