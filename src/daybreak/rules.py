@@ -1,7 +1,7 @@
 """How a checkpoint names and lays out the weights: one table per family, read in both directions.
 
-A `Rule` ties a name in the file (`theirs`) to one or more parameters of the decoder (`ours`) through a `Layout`.
-`{i}` stands for the layer. Because loading and saving read the same line, they cannot disagree.
+A `Rule` ties a name in the file (`theirs`) to one or more parameters of the decoder (`ours`) through a
+`Layout`. `{i}` stands for the layer. Because loading and saving read the same line, they cannot disagree.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Layout:
-    """`split` turns the tensor of the file into ours (views of it where possible), `join` is its exact inverse."""
+    """`split` turns the tensor of the file into ours (views of it where possible), `join` is its exact
+    inverse.
+    """
 
     name: str
     split: Callable[[Tensor, Architecture], list[Tensor]]
@@ -56,7 +58,9 @@ THIRDS = Layout("thirds", lambda t, a: list(t.chunk(3)), lambda p, a: _concatena
 """Queries, keys and values one after another along the outputs."""
 
 TRANSPOSED_THIRDS = Layout(
-    "transposed thirds", lambda t, a: [part.t() for part in t.chunk(3, dim=1)], lambda p, a: _concatenate(p).t()
+    "transposed thirds",
+    lambda t, a: [part.t() for part in t.chunk(3, dim=1)],
+    lambda p, a: _concatenate(p).t(),
 )
 """The same in `Conv1D` orientation: [inputs, 3 * width]."""
 
@@ -66,7 +70,7 @@ PER_HEAD = Layout("per head", _split_heads, _join_heads)
 
 @dataclass(frozen=True)
 class Rule:
-    """One line of a family's table. `also` lists older spellings of the name that are read but never written."""
+    """One line of a family's table. `also` lists older spellings of the name, read but never written."""
 
     theirs: str
     ours: str | tuple[str, ...]
@@ -94,10 +98,11 @@ def expand(
     prefix: str = "",
     older_prefixes: Sequence[str] = (),
 ) -> list[Rule]:
-    """The rules of one model: repeated over its layers, prefixed, and only those whose parameters the model has.
+    """The rules of one model: repeated over its layers, prefixed, and only those whose parameters the model
+    has.
 
-    A family's table lists every tensor any of its sizes can hold; a model without, say, biases of queries simply lacks
-    these parameters, and the rule with them. The head stands outside the prefix.
+    A family's table lists every tensor any of its sizes can hold; a model without, say, biases of queries
+    simply lacks these parameters, and the rule with them. The head stands outside the prefix.
     """
     present = set(parameters)
     written = [

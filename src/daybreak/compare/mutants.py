@@ -1,7 +1,8 @@
 """Deliberately wrong models, to prove that parity would notice.
 
-A mutant changes one decision of the architecture, one line of the weight table, or one fact of a reading. It is killed
-when its weights cannot be loaded or when its logits leave the bound. A survivor means that the comparison is blind.
+A mutant changes one decision of the architecture, one line of the weight table, or one fact of a reading. It
+is killed when its weights cannot be loaded or when its logits leave the bound. A survivor means that the
+comparison is blind.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from daybreak.compare.reference import redraw
 from daybreak.errors import DaybreakError
 from daybreak.model.decoder import Decoder
 from daybreak.model.reading import Reading
-from daybreak.rules import PER_HEAD, SAME, THIRDS, TRANSPOSED, TRANSPOSED_THIRDS, Layout, Rule, expand
+from daybreak.rules import PER_HEAD, SAME, THIRDS, TRANSPOSED, Layout, Rule, expand
 
 Tensors = dict[str, Tensor]
 
@@ -38,7 +39,9 @@ class Verdict:
 
 
 def judge(pair: Pair, tensors: Tensors) -> Iterator[Verdict]:
-    """Try every mutant that fits the pair's architecture on the reference's `tensors` (by their names in the file)."""
+    """Try every mutant that fits the pair's architecture on the reference's `tensors` (by their names in the
+    file).
+    """
     architecture = pair.decoder.architecture
     rules = rules_of(pair)
     for field, change, wrong in architectures(architecture):
@@ -56,7 +59,8 @@ def rules_of(pair: Pair) -> list[Rule]:
     return expand(family.rules, pair.decoder.architecture.layers, names, family.prefix, family.older_prefixes)
 
 
-# Architectures ---------------------------------------------------------------------------------------------------
+# Architectures
+# ---------------------------------------------------------------------------------------------------
 
 
 def architectures(right: Architecture) -> Iterator[tuple[str, str, Architecture]]:
@@ -122,7 +126,9 @@ def _windows(right: Architecture) -> Iterator[tuple[str, Any]]:
 
 
 def _positions(right: Architecture) -> Iterator[tuple[str, Any]]:
-    """Changes of `positions`, as dictionaries of fields: a learned table keeps its rows when its offset changes."""
+    """Changes of `positions`, as dictionaries of fields: a learned table keeps its rows when its offset
+    changes.
+    """
     now = right.positions
     small = Rotary(min(2, right.head_width))
     if isinstance(now, Learned):
@@ -132,9 +138,11 @@ def _positions(right: Architecture) -> Iterator[tuple[str, Any]]:
         yield "positions", {"positions": small}
         yield "positions", {"positions": Alibi()}
     elif isinstance(now, Rotary):
-        other = "halves" if now.pairs == "neighbours" else "neighbours"
         if now.width > 2:  # a single pair is its own halves
-            yield "positions", {"positions": replace(now, pairs=other)}
+            yield (
+                "positions",
+                {"positions": replace(now, pairs="halves" if now.pairs == "neighbours" else "neighbours")},
+            )
             yield "positions", {"positions": replace(now, width=now.width - 2)}
             yield "positions", {"positions": replace(now, base=now.base * 2)}
         yield "positions", {"positions": replace(now, width=now.width + 2)}
@@ -145,7 +153,8 @@ def _positions(right: Architecture) -> Iterator[tuple[str, Any]]:
         yield "positions", {"positions": Learned()}
 
 
-# Weight tables ---------------------------------------------------------------------------------------------------
+# Weight tables
+# ---------------------------------------------------------------------------------------------------
 
 _OTHER_LAYOUTS: dict[str, tuple[Layout, ...]] = {
     "same": (TRANSPOSED,),
@@ -182,8 +191,8 @@ def _misread(rule: Rule, architecture: Architecture) -> Iterator[tuple[str, Rule
 def _pairs(rules: list[Rule], architecture: Architecture) -> Iterator[tuple[int, int]]:
     """Lines of one layer, or the same line of two layers, whose tensors could be taken for each other.
 
-    The bias of keys is left out where they are not rotated: it adds the same to all scores of a query, which softmax
-    ignores, so any other value gives the same model.
+    The bias of keys is left out where they are not rotated: it adds the same to all scores of a query, which
+    softmax ignores, so any other value gives the same model.
     """
     place = {rule.theirs: i for i, rule in enumerate(rules)}
     roles = [("query", "key"), ("key", "value"), ("attention_norm", "mlp_norm"), ("query", "out")]
@@ -206,7 +215,8 @@ def _swap(rule: Rule, first: Rule, second: Rule) -> Rule:
     return replace(rule, ours=first.names) if rule.theirs == second.theirs else rule
 
 
-# Readings --------------------------------------------------------------------------------------------------------
+# Readings
+# --------------------------------------------------------------------------------------------------------
 
 ReadingCall = Callable[[Decoder], list[Tensor]]
 
@@ -222,7 +232,11 @@ def readings(pair: Pair) -> Iterator[tuple[str, str, ReadingCall]]:
     yield "padding", "padding is seen", _padded(replace(left, real_keys=None), mask)
     if isinstance(pair.decoder.architecture.positions, Learned):  # elsewhere only distances count
         counted = torch.arange(longest)[None]
-        yield "positions", "padding is counted", _padded(replace(left, positions=counted, key_positions=counted), mask)
+        yield (
+            "positions",
+            "padding is counted",
+            _padded(replace(left, positions=counted, key_positions=counted), mask),
+        )
     packed = Reading.of(torch.cat(pair.texts)[None], lengths=[[len(text) for text in pair.texts]])
     yield "packing", "texts see each other", _packed(replace(packed, documents=None), pair)
     if isinstance(pair.decoder.architecture.positions, Learned):
@@ -240,12 +254,13 @@ def _padded(reading: Reading, mask: Tensor) -> ReadingCall:
 
 def _packed(reading: Reading, pair: Pair) -> ReadingCall:
     def read(decoder: Decoder) -> list[Tensor]:
-        return list(decoder.unembed(decoder(reading))[0].split([len(text) for text in pair.texts]))
+        return list(torch.split(decoder.unembed(decoder(reading))[0], [len(text) for text in pair.texts]))
 
     return read
 
 
-# Judgement -------------------------------------------------------------------------------------------------------
+# Judgement
+# -------------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -270,10 +285,11 @@ def _verdict(difference: float) -> str:
 
 
 def _careless(architecture: Architecture, rules: list[Rule], tensors: Tensors) -> Decoder | None:
-    """A decoder filled as far as names and shapes allow, the rest drawn at random; None where a shape does not fit.
+    """A decoder filled as far as names and shapes allow, the rest drawn at random; None where a shape does
+    not fit.
 
-    Careless on purpose: the loader proper would stop at the first tensor too few or too many, and hide what the
-    comparison of logits can see.
+    Careless on purpose: the loader proper would stop at the first tensor too few or too many, and hide what
+    the comparison of logits can see.
     """
     with torch.device("meta"):
         decoder = Decoder(architecture).eval()

@@ -1,11 +1,12 @@
 """Parity that means something: the decoder against the reference in every mode in which people use it.
 
-The truth for every mode is the reference reading one text at a time, unpadded, in one pass. A padded, packed, cached
-or reloaded batch that differs from it is wrong, whatever the reference itself does with such a batch.
+The truth for every mode is the reference reading one text at a time, unpadded, in one pass. A padded, packed,
+cached or reloaded batch that differs from it is wrong, whatever the reference itself does with such a batch.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -61,14 +62,14 @@ def full(p: Pair) -> float:
 
 
 def cached(p: Pair) -> float:
-    """One text at a time: a part at once, then token by token, then a chunk, with a cache that has to grow."""
+    """One text at a time: a part at once, then token by token, then a chunk; the cache has to grow."""
     return p.difference([_read_cached(p.decoder, text) for text in p.texts])
 
 
 def _read_cached(decoder: Decoder, text: Tensor) -> Tensor:
     cache = Cache(decoder.architecture, 1, capacity=4, dtype=decoder.tokens.weight.dtype)
     cuts = [0, *(c for c in (7, 8, 9, 10, 19) if c < len(text)), len(text)]
-    parts = [text[None, a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    parts = [text[None, a:b] for a, b in itertools.pairwise(cuts)]
     return torch.cat([decoder.logits(part, cache=cache)[0] for part in parts])
 
 
@@ -103,9 +104,7 @@ def left_cached(p: Pair) -> float:
     tokens, mask = _padded(p, [torch.arange(longest) >= longest - len(t) for t in p.texts])
     cache = Cache(p.decoder.architecture, len(p.texts), capacity=4, dtype=p.decoder.tokens.weight.dtype)
     cuts = (0, 15, 21, 22, 23)
-    parts = [
-        p.decoder.logits(tokens[:, a:b], mask[:, a:b], cache=cache) for a, b in zip(cuts, cuts[1:], strict=False)
-    ]
+    parts = [p.decoder.logits(tokens[:, a:b], mask[:, a:b], cache=cache) for a, b in itertools.pairwise(cuts)]
     logits = torch.cat(parts, dim=1)
     return p.difference([logits[row, mask[row]] for row in range(len(p.texts))])
 
@@ -118,7 +117,7 @@ def packed(p: Pair) -> float:
     for row, texts in enumerate(rows):
         tokens[row, : sum(lengths[row])] = torch.cat(texts)
     logits = p.decoder.logits(tokens, lengths=lengths)
-    ours = [part for row in range(2) for part in logits[row, : sum(lengths[row])].split(lengths[row])]
+    ours = [part for row in range(2) for part in torch.split(logits[row, : sum(lengths[row])], lengths[row])]
     return p.difference(ours)
 
 
@@ -131,24 +130,40 @@ def batched(p: Pair) -> float:
     return ours.difference([logits[row, mask[row]] for row in range(len(p.texts))])
 
 
-@torch.enable_grad()  # type: ignore[untyped-decorator, unused-ignore]
 def gradients(p: Pair) -> float:
-    """Gradients of the next-token loss of the longest text, tensor by tensor in the reference's layout.
-
-    Relative to the tensor's largest gradient, or to 1e-2 of the model's largest where the tensor has next to none: the
-    gradient of a key's bias is zero in exact arithmetic, and what is left of it is rounding.
+    """Gradients of the next-token loss of the longest text, in the reference's layout; see
+    `gradient_difference`.
     """
     text = p.texts[0]
-    theirs = _loss_gradients(p.reference, reference.logits(p.reference, text), text)
-    found = _loss_gradients(p.decoder, p.decoder.logits(text[None])[0], text)
-    names = expand(p.family.rules, p.decoder.architecture.layers, found, p.family.prefix, p.family.older_prefixes)
+    with torch.enable_grad():
+        ours = _loss_gradients(p.decoder, p.decoder.logits(text[None])[0], text)
+    architecture = p.decoder.architecture
+    rules = expand(p.family.rules, architecture.layers, ours, p.family.prefix, p.family.older_prefixes)
+    theirs = reference_gradients(p)
+    joined = {}
+    for rule in rules:
+        name = next(n for n in (rule.theirs, *rule.also) if n in theirs)
+        joined[name] = rule.layout.join([ours[n] for n in rule.names], architecture)
+    return gradient_difference(joined, theirs)
+
+
+def reference_gradients(p: Pair) -> dict[str, Tensor]:
+    """The same by the reference, by the names it has in memory."""
+    with torch.enable_grad():
+        return _loss_gradients(p.reference, reference.logits(p.reference, p.texts[0]), p.texts[0])
+
+
+def gradient_difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
+    """The largest over all tensors, relative to the tensor's largest gradient.
+
+    Or to 1e-2 of the model's largest where the tensor has next to none: the gradient of a key's bias is zero
+    in exact arithmetic, and what is left of it is rounding.
+    """
     largest = max(float(g.abs().max()) for g in theirs.values())
     worst = 0.0
-    for rule in names:
-        name = next(n for n in (rule.theirs, *rule.also) if n in theirs)
-        ours = rule.layout.join([found[n] for n in rule.names], p.decoder.architecture)
-        scale = max(float(theirs[name].abs().max()), 1e-2 * largest)
-        worst = max(worst, float((ours - theirs[name]).abs().max()) / scale)
+    for name, grad in theirs.items():
+        scale = max(float(grad.abs().max()), 1e-2 * largest)
+        worst = max(worst, float((ours[name] - grad).abs().max()) / scale)
     return worst
 
 

@@ -5,6 +5,7 @@ A development dependency: nothing else in the package needs it.
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from daybreak.families.family import Family
 
 def _transformers() -> Any:
     try:
-        import transformers
+        transformers: Any = importlib.import_module("transformers")
     except ImportError as error:
         raise DaybreakError(
             "verification against the reference needs transformers: pip install 'daybreak[verify]'"
@@ -36,7 +37,9 @@ def version() -> str:
 def build(family: Family, architecture: Architecture, seed: int) -> nn.Module:
     """The reference's model of this shape, every parameter redrawn, in eager attention and float32."""
     transformers = _transformers()
-    inside = {key: None for key in ("bos_token_id", "eos_token_id", "pad_token_id")}  # ids beyond the tiny vocabulary
+    inside = {
+        key: None for key in ("bos_token_id", "eos_token_id", "pad_token_id")
+    }  # ids beyond the tiny vocabulary
     config = transformers.AutoConfig.for_model(family.model_type, **{**family.write(architecture), **inside})
     model: nn.Module = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     redraw(model, seed)
@@ -45,12 +48,15 @@ def build(family: Family, architecture: Architecture, seed: int) -> nn.Module:
 
 @torch.no_grad()
 def redraw(model: nn.Module, seed: int) -> None:
-    """Every parameter anew, biases and norms too: at zero biases and unit gains half of all mistakes are invisible.
+    """Every parameter anew, biases and norms too: at zero biases and unit gains half of all mistakes are
+    invisible.
 
     Matrices get a gain of about one per layer, so that no part of the network drowns in another.
     """
     generator = torch.Generator().manual_seed(seed)
-    norms = {id(p) for m in model.modules() if isinstance(m, nn.LayerNorm) for p in (m.weight,) if p is not None}
+    norms = {
+        id(p) for m in model.modules() if isinstance(m, nn.LayerNorm) for p in (m.weight,) if p is not None
+    }
     for parameter in model.parameters():
         if id(parameter) in norms:
             parameter.normal_(1.0, 0.3, generator=generator)
@@ -65,11 +71,18 @@ def save(model: Any, folder: Path) -> None:
     model.save_pretrained(folder)
 
 
-def load(folder: Path | str, dtype: torch.dtype = torch.float32, revision: str | None = None) -> nn.Module:
+def tensors(folder: Path) -> dict[str, Tensor]:
+    """What `save` wrote, by the names in the file."""
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+def load(folder: Path | str, dtype: torch.dtype = torch.float32) -> nn.Module:
     """A folder or hub repository opened by the reference."""
     transformers = _transformers()
     model: nn.Module = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, attn_implementation="eager", revision=revision, trust_remote_code=False
+        folder, dtype=dtype, attn_implementation="eager", trust_remote_code=False
     )
     return model.eval()
 
@@ -78,5 +91,3 @@ def logits(model: Any, tokens: Tensor) -> Tensor:
     """[length] ids of one text -> [length, vocabulary] float32; a plain call, nothing padded."""
     result: Tensor = model(tokens[None]).logits[0].float()
     return result
-
-

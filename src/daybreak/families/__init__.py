@@ -1,4 +1,5 @@
-"""The history of the field, one page per family; read in order: gpt, gpt2, gpt3, gpt_neo, gpt_j, gpt_neox, opt, bloom.
+"""The history of the field, one page per family; read in order: gpt, gpt2, gpt3, gpt_neo, gpt_j, gpt_neox,
+opt, bloom.
 
 This registry imports a page only when it is asked for, and is the one place where families are listed.
 """

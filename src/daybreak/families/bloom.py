@@ -1,4 +1,6 @@
-"""BLOOM and BLOOMZ (2022): no position vectors at all, distance lowers the score; a norm follows the embedding."""
+"""BLOOM and BLOOMZ (2022): no position vectors at all, distance lowers the score; a norm follows the
+embedding.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,12 @@ from daybreak.families.family import Family, Initialisation, Size, sizes
 from daybreak.families.keys import Keys
 from daybreak.rules import PER_HEAD, Rule, fused, linear, norm
 
-# Switches of the training code that are left in published files and change nothing here; offset_alibi shifts every
+# Switches of the training code that are left in published files and change nothing here; offset_alibi shifts
+# every
 # score of a query by the same amount, which softmax ignores.
 HARMLESS = (
-    "hidden_dropout masked_softmax_fusion bias_dropout_fusion attention_softmax_in_fp32 skip_bias_add skip_bias_add_qkv "
+    "hidden_dropout masked_softmax_fusion bias_dropout_fusion attention_softmax_in_fp32 "
+    "skip_bias_add skip_bias_add_qkv "
     "offset_alibi slow_but_exact"
 )
 BASE = Architecture(
@@ -54,7 +58,10 @@ def read(config: Mapping[str, Any]) -> Architecture:
 
 def write(architecture: Architecture) -> dict[str, Any]:
     if architecture.inner != 4 * architecture.width:
-        raise DaybreakError(f"BLOOM's MLP is 4 x width = {4 * architecture.width} wide, this architecture's {architecture.inner}")
+        raise DaybreakError(
+            f"BLOOM's MLP is 4 x width = {4 * architecture.width} wide, this architecture's "
+            f"{architecture.inner}"
+        )
     return {
         "vocab_size": architecture.vocabulary,
         "seq_length": architecture.context,
@@ -107,8 +114,8 @@ FAMILY = Family(
     title="BLOOM and BLOOMZ",
     year=2022,
     paper="BigScience Workshop, BLOOM (arXiv 2211.05100); Muennighoff et al., BLOOMZ (arXiv 2211.01786)",
-    story="No position vectors: scores fall linearly with distance, steeper in some heads than in others; a norm follows the "
-    "embedding; a vocabulary of 250,680 tokens for 46 languages.",
+    story="No position vectors: scores fall linearly with distance, steeper in some heads than in others; "
+    "a norm follows the embedding; a vocabulary of 250,680 tokens for 46 languages.",
     model_type="bloom",
     hf_class="BloomForCausalLM",
     base=BASE,

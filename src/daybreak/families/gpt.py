@@ -1,4 +1,6 @@
-"""GPT (2018): a transformer decoder alone, pretrained on books, fine-tuned on everything. Norms still follow the sublayers."""
+"""GPT (2018): a transformer decoder alone, pretrained on books, fine-tuned on everything. Norms still follow
+the sublayers.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,11 @@ from daybreak.architecture import Activation, Architecture
 from daybreak.errors import DaybreakError
 from daybreak.families.family import Family, Initialisation, sizes
 from daybreak.families.keys import Keys
-from daybreak.rules import TRANSPOSED, TRANSPOSED_THIRDS, THIRDS, Rule, fused, linear, norm
+from daybreak.rules import THIRDS, TRANSPOSED, TRANSPOSED_THIRDS, Rule, fused, linear, norm
 
 HARMLESS = (
-    "n_ctx embd_pdrop resid_pdrop n_special summary_activation summary_first_dropout summary_proj_to_labels summary_type"
+    "n_ctx embd_pdrop resid_pdrop n_special summary_activation summary_first_dropout "
+    "summary_proj_to_labels summary_type"
 )
 # The reference maps "gelu" to the tanh form for this family alone (its modeling file, ACT_FNS).
 ACTIVATIONS: dict[str, Activation] = {"gelu": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu"}
@@ -73,7 +76,10 @@ FAMILY = Family(
     title="GPT",
     year=2018,
     paper="Radford et al., Improving Language Understanding by Generative Pre-Training (2018)",
-    story="The decoder half of the transformer alone, learned positions, norms after each sublayer, the head tied to the embedding.",
+    story=(
+        "The decoder half of the transformer alone, learned positions, norms after each "
+        "sublayer, the head tied to the embedding."
+    ),
     model_type="openai-gpt",
     hf_class="OpenAIGPTLMHeadModel",
     base=Architecture(vocabulary=40478, context=512, block="post", final_norm=False),

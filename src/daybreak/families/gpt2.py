@@ -1,4 +1,6 @@
-"""GPT-2 (2019): the norm moves in front of each sublayer, one more stands before the head. The lineage's common shape."""
+"""GPT-2 (2019): the norm moves in front of each sublayer, one more stands before the head. The lineage's
+common shape.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,12 @@ from typing import Any
 from daybreak.architecture import Architecture
 from daybreak.families.family import Family, Initialisation, sizes
 from daybreak.families.keys import Keys, hf_activation
-from daybreak.rules import TRANSPOSED, TRANSPOSED_THIRDS, THIRDS, Rule, fused, linear, norm
+from daybreak.rules import THIRDS, TRANSPOSED, TRANSPOSED_THIRDS, Rule, fused, linear, norm
 
 # Scores are float32 here in any case, which is what reorder_and_upcast_attn asks for.
 HARMLESS = (
-    "n_ctx embd_pdrop resid_pdrop summary_activation summary_first_dropout summary_proj_to_labels summary_type "
+    "n_ctx embd_pdrop resid_pdrop summary_activation summary_first_dropout "
+    "summary_proj_to_labels summary_type "
     "reorder_and_upcast_attn"
 )
 
@@ -79,7 +82,10 @@ FAMILY = Family(
     title="GPT-2",
     year=2019,
     paper="Radford et al., Language Models are Unsupervised Multitask Learners (2019)",
-    story="Norms move to the input of each sublayer and one is added before the head; byte-level BPE; 1024 tokens of context.",
+    story=(
+        "Norms move to the input of each sublayer and one is added before the head; "
+        "byte-level BPE; 1024 tokens of context."
+    ),
     model_type="gpt2",
     hf_class="GPT2LMHeadModel",
     base=Architecture(),

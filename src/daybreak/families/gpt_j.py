@@ -11,7 +11,10 @@ from daybreak.families.family import Family, Initialisation, sizes
 from daybreak.families.keys import Keys, hf_activation
 from daybreak.rules import Rule, linear, norm
 
-HARMLESS = "n_ctx embd_pdrop resid_pdrop summary_activation summary_first_dropout summary_proj_to_labels summary_type"
+HARMLESS = (
+    "n_ctx embd_pdrop resid_pdrop summary_activation summary_first_dropout "
+    "summary_proj_to_labels summary_type"
+)
 BASE = Architecture(
     vocabulary=50400,
     context=2048,
@@ -84,7 +87,9 @@ RULES = (
 
 
 def initialisation(architecture: Architecture) -> Initialisation:
-    """mesh-transformer-jax draws residual outputs with std 2 / (L sqrt(d)); the rest as the published config says, 0.02."""
+    """mesh-transformer-jax draws residual outputs with std 2 / (L sqrt(d)); the rest as the published config
+    says, 0.02.
+    """
     return Initialisation(0.02, 2 / (architecture.layers * architecture.width**0.5))
 
 
@@ -93,8 +98,8 @@ FAMILY = Family(
     title="GPT-J",
     year=2021,
     paper="Wang and Komatsuzaki, GPT-J-6B: A 6 Billion Parameter Autoregressive Language Model (2021)",
-    story="Attention and MLP read the same norm and are added together; a quarter of each head is rotated by position, "
-    "in neighbouring pairs; the head is a matrix of its own, with a bias.",
+    story="Attention and MLP read the same norm and are added together; a quarter of each head is rotated "
+    "by position, in neighbouring pairs; the head is a matrix of its own, with a bias.",
     model_type="gptj",
     hf_class="GPTJForCausalLM",
     base=BASE,

@@ -1,8 +1,8 @@
 """Shapes in which each family is compared with the reference.
 
-Every number is distinct and differs from the reference's default, so that none can be swapped with another or left
-unread without being noticed: odd head counts, an inner width that is not four times the width, a norm eps of 1e-3,
-windows shorter than the text, rotary fractions.
+Every number is distinct and differs from the reference's default, so that none can be swapped with another or
+left unread without being noticed: odd head counts, an inner width that is not four times the width, a norm
+eps of 1e-3, windows shorter than the text, rotary fractions.
 """
 
 from __future__ import annotations
@@ -33,7 +33,11 @@ TRIALS: dict[str, dict[str, dict[str, Any]]] = {
         "scores by layer": {"layer_scaled_scores": True, "activation": "gelu"},
         "unscaled scores": {"scaled_scores": False, "width": 33, "heads": 3},
         "relu, untied": {"activation": "relu", "tied": False, "heads": 1},
-        "silu, unscaled by layer": {"activation": "silu", "layer_scaled_scores": True, "scaled_scores": False},
+        "silu, unscaled by layer": {
+            "activation": "silu",
+            "layer_scaled_scores": True,
+            "scaled_scores": False,
+        },
     },
     "gpt_neo": {
         "every second layer local": {"windows": (None, 6, None)},
@@ -49,14 +53,23 @@ TRIALS: dict[str, dict[str, dict[str, Any]]] = {
     "gpt_neox": {
         "parallel": {"positions": Rotary(4, "halves", 5000.0)},
         "serial": {"positions": Rotary(6, "halves", 300.0), "block": "pre"},
-        "tied, full rotary": {"positions": Rotary(8, "halves", 77.0), "tied": True, "activation": "gelu_tanh"},
+        "tied, full rotary": {
+            "positions": Rotary(8, "halves", 77.0),
+            "tied": True,
+            "activation": "gelu_tanh",
+        },
         "no attention bias": {
             "positions": Rotary(2, "halves", 50.0),
             "width": 42,
             "heads": 3,
             "biases": frozenset({"mlp"}),
         },
-        "serial, relu": {"positions": Rotary(2, "halves", 20.0), "block": "pre", "activation": "relu", "heads": 10},
+        "serial, relu": {
+            "positions": Rotary(2, "halves", 20.0),
+            "block": "pre",
+            "activation": "relu",
+            "heads": 10,
+        },
     },
     "opt": {
         "plain": {},
@@ -76,7 +89,9 @@ TRIALS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def trials(name: str) -> dict[str, Architecture]:
-    """Label -> architecture of the shapes in which the family `name` is compared; none where there is no reference."""
+    """Label -> architecture of the shapes in which the family `name` is compared; none where there is no
+    reference.
+    """
     family = by_name(name)
     found = {}
     for label, changes in TRIALS.get(family.name, {}).items():

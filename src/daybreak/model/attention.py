@@ -1,44 +1,52 @@
-"""Attention: one function with the fused kernel behind it, and the layer that prepares its queries, keys and values."""
+"""Attention: one function with the fused kernel behind it, and the layer that prepares its queries, keys and
+values.
+"""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from daybreak.architecture import Alibi, Architecture, Rotary
+from daybreak.architecture import Architecture, Rotary
 from daybreak.model.cache import Cache
-from daybreak.model.positions import Turn, alibi_bias, alibi_slopes, rotate
+from daybreak.model.positions import Turn, alibi_bias, rotate
 from daybreak.model.reading import Reading
 
 
-def attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    reading: Reading,
-    *,
-    scale: float,
-    window: int | None = None,
-    slopes: Tensor | None = None,
-) -> Tensor:
-    """Softmax attention, [batch, heads, length, head_width] for queries and result, [.., keys, ..] for keys and values.
+@dataclass(frozen=True, eq=False)
+class Sight:
+    """Who sees whom in the layers of one window, in the terms of the fused kernel; made once per pass."""
 
-    The reading decides who sees whom; `slopes` [heads] adds ALiBi's penalty.
+    causal: bool
+    """Every token sees itself and all before it; no mask is needed."""
+    mask: Tensor | None = None
+    """[batch or 1, heads or 1, length, keys]: bool (True: seen), or float32 to be added to the scores."""
+
+    @classmethod
+    def of(cls, reading: Reading, window: int | None, slopes: Tensor | None = None) -> Sight:
+        """What `reading` allows in a layer of this `window`; `slopes` [heads] adds ALiBi's penalty."""
+        if slopes is not None:
+            bias = alibi_bias(slopes, reading)
+            hidden = None if reading.sees_all(window) else ~reading.visible(window)
+            return cls(False, bias if hidden is None else bias.masked_fill(hidden, -math.inf))
+        if reading.is_plain_causal(window):
+            return cls(True)
+        return cls(False, None if reading.sees_all(window) else reading.visible(window))
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, sight: Sight, scale: float) -> Tensor:
+    """Softmax attention, [batch, heads, length, head_width] for queries and result, [.., keys, ..] for keys
+    and values.
+
+    Scores and softmax are float32 inside the kernel whatever the dtype.
     """
-    if slopes is not None:
-        bias = alibi_bias(slopes, reading)
-        if not reading.sees_all(window):
-            bias = bias.masked_fill(~reading.visible(window), -math.inf)
-        if query.device.type != "cpu":
-            bias = bias.to(query.dtype)  # kernels of accelerators want one dtype; the CPU's keep the bias exact
-        return scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scale)
-    if reading.is_plain_causal(window):
-        return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
-    allowed = None if reading.sees_all(window) else reading.visible(window)
-    return scaled_dot_product_attention(query, key, value, attn_mask=allowed, scale=scale)
+    mask = sight.mask
+    if mask is not None and mask.is_floating_point() and query.device.type != "cpu":
+        mask = mask.to(query.dtype)  # kernels of accelerators want one dtype; the CPU's keep the bias exact
+    return scaled_dot_product_attention(query, key, value, mask, is_causal=sight.causal, scale=scale)
 
 
 class Attention(nn.Module):
@@ -53,26 +61,22 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width, bias="out" in biases)
         self.layer = layer
         self.heads = architecture.heads
-        self.window = architecture.window(layer)
         self.rotary = architecture.positions if isinstance(architecture.positions, Rotary) else None
-        self.alibi = isinstance(architecture.positions, Alibi)
         self.scale = 1.0 / math.sqrt(architecture.head_width) if architecture.scaled_scores else 1.0
         if architecture.layer_scaled_scores:
             self.scale /= layer + 1
 
-    def forward(self, inputs: Tensor, reading: Reading, turn: Turn | None, cache: Cache | None) -> Tensor:
+    def forward(self, inputs: Tensor, sight: Sight, turn: Turn | None, cache: Cache | None) -> Tensor:
         """[batch, length, width] -> the same."""
         query, key, value = (self._heads(part(inputs)) for part in (self.query, self.key, self.value))
         if self.rotary is not None and turn is not None:
             query, key = rotate(query, turn, self.rotary), rotate(key, turn, self.rotary)
         if cache is not None:
             key, value = cache.extend(self.layer, key, value)
-        slopes = torch.tensor(alibi_slopes(self.heads), device=query.device) if self.alibi else None
-        mixed = attend(
-            query, key, value, reading, scale=self.scale, window=self.window, slopes=slopes
-        )  # [batch, heads, length, head_width]
+        mixed = attend(query, key, value, sight, self.scale)  # [batch, heads, length, head_width]
         result: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return result
 
     def _heads(self, vectors: Tensor) -> Tensor:
-        return vectors.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        batch, length, width = vectors.shape
+        return vectors.view(batch, length, self.heads, width // self.heads).transpose(1, 2)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class Cache:
     """Preallocated keys and values of every layer; grows by doubling when `capacity` tokens are not enough.
 
-    Padding is kept with the tokens: `seen` [batch, capacity] tells real tokens, `places` [batch, capacity] each one's
-    position in its own text.
+    Padding is kept with the tokens: `seen` [batch, capacity] tells real tokens, `places` [batch, capacity]
+    each one's position in its own text.
     """
 
     def __init__(
@@ -47,7 +47,9 @@ class Cache:
         return self.seen.shape[1]
 
     def admit(self, reading: Reading) -> None:
-        """Make room for the tokens of `reading` and note which of them are real; called once before the layers."""
+        """Make room for the tokens of `reading` and note which of them are real; called once before the
+        layers.
+        """
         end = self.length + reading.length
         if end > self.capacity:
             self._grow(max(end, 2 * self.capacity))
@@ -56,7 +58,9 @@ class Cache:
         self.padded = self.padded or reading.real is not None
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store a layer's new keys and values [batch, heads, length, head_width]; returns those of all tokens so far."""
+        """Store a layer's new keys and values [batch, heads, length, head_width]; returns those of all tokens
+        so far.
+        """
         end = self.length + keys.shape[2]
         self.keys[layer][:, :, self.length : end] = keys
         self.values[layer][:, :, self.length : end] = values
@@ -67,7 +71,9 @@ class Cache:
         self.length += length
 
     def select(self, rows: Tensor) -> None:
-        """Keep (and order, and repeat) the rows given by their indices [new batch], e.g. to drop finished texts."""
+        """Keep (and order, and repeat) the rows given by their indices [new batch], e.g. to drop finished
+        texts.
+        """
         self.keys = [tensor[rows] for tensor in self.keys]
         self.values = [tensor[rows] for tensor in self.values]
         self.seen, self.places = self.seen[rows], self.places[rows]

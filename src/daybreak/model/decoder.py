@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from daybreak.architecture import Architecture, Learned, Rotary
+from daybreak.architecture import Alibi, Architecture, Learned, Rotary
 from daybreak.errors import DaybreakError
-from daybreak.model.attention import Attention
+from daybreak.model.attention import Attention, Sight
 from daybreak.model.cache import Cache
-from daybreak.model.positions import Turn, rotary_turn
+from daybreak.model.positions import Turn, alibi_slopes, rotary_turn
 from daybreak.model.reading import Reading
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -51,22 +51,24 @@ class Block(nn.Module):
             self.mlp_norm = _norm(architecture)
         self.mlp = Mlp(architecture)
 
-    def forward(self, hidden: Tensor, reading: Reading, turn: Turn | None, cache: Cache | None) -> Tensor:
+    def forward(self, hidden: Tensor, sight: Sight, turn: Turn | None, cache: Cache | None) -> Tensor:
         """[batch, length, width] -> the same."""
         if self.architecture.block == "post":
-            hidden = self.attention_norm(hidden + self.attention(hidden, reading, turn, cache))
+            hidden = self.attention_norm(hidden + self.attention(hidden, sight, turn, cache))
             return self.mlp_norm(hidden + self.mlp(hidden))  # type: ignore[no-any-return]
         normed = self.attention_norm(hidden)
         if self.architecture.block == "parallel":
             mlp_normed = normed if self.architecture.shared_norm else self.mlp_norm(hidden)
-            return hidden + self.attention(normed, reading, turn, cache) + self.mlp(mlp_normed)  # type: ignore[no-any-return]
-        hidden = self._carried(hidden, normed) + self.attention(normed, reading, turn, cache)
+            return hidden + self.attention(normed, sight, turn, cache) + self.mlp(mlp_normed)  # type: ignore[no-any-return]
+        hidden = self._carried(hidden, normed) + self.attention(normed, sight, turn, cache)
         normed = self.mlp_norm(hidden)
         return self._carried(hidden, normed) + self.mlp(normed)  # type: ignore[no-any-return]
 
     def _carried(self, hidden: Tensor, normed: Tensor) -> Tensor:
         carried = normed if self.architecture.residual == "normed" else hidden
-        return carried if self.architecture.residual_scale == 1.0 else carried * self.architecture.residual_scale
+        return (
+            carried if self.architecture.residual_scale == 1.0 else carried * self.architecture.residual_scale
+        )
 
 
 class Decoder(nn.Module):
@@ -101,8 +103,9 @@ class Decoder(nn.Module):
         hidden = self._embed(reading)
         rotary = self.architecture.positions
         turn = rotary_turn(rotary, reading.positions) if isinstance(rotary, Rotary) else None
-        for block in self.blocks:
-            hidden = block(hidden, reading, turn, cache)
+        sights = self._sights(reading)
+        for layer, block in enumerate(self.blocks):
+            hidden = block(hidden, sights[self.architecture.window(layer)], turn, cache)
         if cache is not None:
             cache.advance(reading.length)
         if self.architecture.final_norm:
@@ -122,7 +125,9 @@ class Decoder(nn.Module):
         lengths: Sequence[Sequence[int]] | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
-        """[batch, length] int64 -> [batch, length, vocabulary] float32; for the other arguments see `Reading.of`."""
+        """[batch, length] int64 -> [batch, length, vocabulary] float32; for the other arguments see
+        `Reading.of`.
+        """
         return self.unembed(self(Reading.of(tokens, mask, lengths, cache), cache)).float()
 
     def _embed(self, reading: Reading) -> Tensor:
@@ -134,6 +139,13 @@ class Decoder(nn.Module):
             hidden = hidden + self.positions(reading.positions + self.architecture.positions.offset)
         return self.embedding_norm(hidden) if self.architecture.embedding_norm else hidden
 
+    def _sights(self, reading: Reading) -> dict[int | None, Sight]:
+        """One per window: layers of the same window share their masks."""
+        slopes = None
+        if isinstance(self.architecture.positions, Alibi):
+            slopes = torch.tensor(alibi_slopes(self.architecture.heads), device=reading.tokens.device)
+        return {window: Sight.of(reading, window, slopes) for window in set(self.architecture.windows)}
+
     def _check_length(self, reading: Reading) -> None:
         context = self.architecture.context
         if reading.start + reading.length <= context:
@@ -141,9 +153,12 @@ class Decoder(nn.Module):
         longest = int(reading.positions.max()) + 1
         if longest > context:
             raise DaybreakError(
-                f"the text has {longest} tokens, but the model's position table ends at {context}; shorten the text"
+                f"the text has {longest} tokens, but the model's position table ends at "
+                f"{context}; shorten the text"
             )
 
 
 def _norm(architecture: Architecture) -> nn.LayerNorm:
-    return nn.LayerNorm(architecture.width, eps=architecture.norm_eps, elementwise_affine=architecture.norm_affine)
+    return nn.LayerNorm(
+        architecture.width, eps=architecture.norm_eps, elementwise_affine=architecture.norm_affine
+    )

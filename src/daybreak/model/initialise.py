@@ -11,7 +11,7 @@ from daybreak.model.decoder import Decoder
 
 @torch.no_grad()
 def initialise(decoder: Decoder, recipe: Initialisation, seed: int = 0) -> None:
-    """Normal weights with the recipe's deviations, biases 0, norms the identity; the same for the same seed."""
+    """Normal weights with the recipe's deviations, biases 0, norms the identity; the same for one seed."""
     generator = torch.Generator().manual_seed(seed)
     for name, module in decoder.named_modules():
         if isinstance(module, nn.LayerNorm):

@@ -26,7 +26,9 @@ def rotary_turn(rotary: Rotary, positions: Tensor) -> Turn:
 
 
 def rotate(vectors: Tensor, turn: Turn, rotary: Rotary) -> Tensor:
-    """Turn the first `rotary.width` components of [batch, heads, length, head_width], in float32; the rest pass."""
+    """Turn the first `rotary.width` components of [batch, heads, length, head_width], in float32; the rest
+    pass.
+    """
     cosine, sine = turn
     turned = vectors[..., : rotary.width].float()
     if rotary.pairs == "halves":
@@ -34,7 +36,9 @@ def rotate(vectors: Tensor, turn: Turn, rotary: Rotary) -> Tensor:
         turned = torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
     else:
         first, second = turned[..., ::2], turned[..., 1::2]
-        turned = torch.stack([first * cosine - second * sine, second * cosine + first * sine], dim=-1).flatten(-2)
+        turned = torch.stack(
+            [first * cosine - second * sine, second * cosine + first * sine], dim=-1
+        ).flatten(-2)
     turned = turned.to(vectors.dtype)
     if rotary.width == vectors.shape[-1]:
         return turned
@@ -44,8 +48,8 @@ def rotate(vectors: Tensor, turn: Turn, rotary: Rotary) -> Tensor:
 def alibi_slopes(heads: int) -> list[float]:
     """One slope per head: a geometric sequence from 2^(-8/n), n a power of two.
 
-    Other head counts take the sequence of the power below and fill up with every second slope of the power above
-    (ALiBi's reference code).
+    Other head counts take the sequence of the power below and fill up with every second slope of the power
+    above (ALiBi's reference code).
     """
 
     def sequence(count: int) -> list[float]:
@@ -58,8 +62,8 @@ def alibi_slopes(heads: int) -> list[float]:
 def alibi_bias(slopes: Tensor, reading: Reading) -> Tensor:
     """-slope * distance, [batch or 1, heads, length, keys] in float32; `slopes` [heads].
 
-    BLOOM's code adds slope * key position, which differs by a constant per query that softmax removes; distances keep
-    the numbers near the diagonal, where attention is, small and so exact.
+    BLOOM's code adds slope * key position, which differs by a constant per query that softmax removes;
+    distances keep the numbers near the diagonal, where attention is, small and so exact.
     """
     distance = reading.key_positions[:, None, :] - reading.positions[:, :, None]  # [batch or 1, length, keys]
     return slopes[:, None, None] * distance[:, None].to(slopes.dtype)

@@ -1,7 +1,8 @@
-"""Positions and sight are data: padding, packing and the cache's offset become one `Reading`, built once per call.
+"""Positions and sight are data: padding, packing and the cache's offset become one `Reading`, built once per
+call.
 
-The decoder never sees an attention mask. It gets a `Reading`, which knows each token's position and who may see whom,
-and which can also say "plain causal", so that the fused path is taken.
+The decoder never sees an attention mask. It gets a `Reading`, which knows each token's position and who may
+see whom, and which can also say "plain causal", so that the fused path is taken.
 """
 
 from __future__ import annotations
@@ -49,9 +50,10 @@ class Reading:
     ) -> Reading:
         """Arrange `tokens` [batch, length] int64.
 
-        `mask` [batch, length] is True (or 1) for real tokens, wherever the padding stands; `lengths` gives per row the
-        lengths of the texts packed into it one after another (what is left over is padding). With a `cache`, `tokens`
-        continue it and `mask` speaks of the new tokens only. Raises `DaybreakError` for shapes that do not fit.
+        `mask` [batch, length] is True (or 1) for real tokens, wherever the padding stands; `lengths` gives
+        per row the lengths of the texts packed into it one after another (what is left over is padding). With
+        a `cache`, `tokens` continue it and `mask` speaks of the new tokens only. Raises `DaybreakError` for
+        shapes that do not fit.
         """
         _check(tokens, mask, lengths, cache)
         if lengths is not None:
@@ -82,8 +84,8 @@ class Reading:
     def visible(self, window: int | None) -> Tensor:
         """[batch or 1, 1, length, keys] bool: may the query see the key?
 
-        A padding query still sees itself, so that no row is empty: softmax over nothing is not a number, and one NaN
-        among the values would poison the next layer through 0 * NaN.
+        A padding query still sees itself, so that no row is empty: softmax over nothing is not a number, and
+        one NaN among the values would poison the next layer through 0 * NaN.
         """
         device = self.tokens.device
         query = torch.arange(self.start, self.start + self.length, device=device)[:, None]

@@ -1,0 +1,171 @@
+"""`daybreak verify`: a family, or one checkpoint, against the reference in all modes and both dtypes."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from daybreak import families
+from daybreak.checkpoint.hub import resolve
+from daybreak.compare import mutants, parity, reference
+from daybreak.compare.mutants import Verdict
+from daybreak.compare.parity import BOUND, MODES, Pair
+from daybreak.families.trials import trials
+from daybreak.language_model import LanguageModel, load
+from daybreak.model.decoder import Decoder
+
+BF16_FACTOR = 2.0
+"""In bfloat16 we may be this many times as far from float32 as the reference in bfloat16 is."""
+RELOADED = "saved and reloaded"
+MODE_NAMES = (*MODES, RELOADED)
+SEED = 20180611
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One shape or checkpoint in one dtype."""
+
+    family: str
+    label: str
+    dtype: str
+    differences: dict[str, float]
+    """Mode -> largest difference relative to the largest logit."""
+    reference_own: dict[str, float] = field(default_factory=dict)
+    """In bfloat16: how far the reference in this dtype is from itself in float32."""
+
+    def failures(self) -> list[str]:
+        """Modes beyond the bound; not-a-number is beyond every bound."""
+        return [mode for mode, value in self.differences.items() if not value <= self.bound(mode)]
+
+    def bound(self, mode: str) -> float:
+        """What is accepted in this mode."""
+        if self.dtype == "float32":
+            return BOUND
+        return BF16_FACTOR * self.reference_own["gradients" if mode == "gradients" else "full pass"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that was compared."""
+
+    reference: str
+    comparisons: list[Comparison] = field(default_factory=list)
+    mutants: list[tuple[str, Verdict]] = field(default_factory=list)
+    """(family, verdict)"""
+
+    @property
+    def survivors(self) -> list[tuple[str, Verdict]]:
+        return [(family, verdict) for family, verdict in self.mutants if not verdict.killed_by]
+
+    @property
+    def passed(self) -> bool:
+        """Within the bounds everywhere, and no mutant survived."""
+        return not self.survivors and not any(c.failures() for c in self.comparisons)
+
+
+Progress = Callable[[str], None]
+
+
+def verify_families(names: tuple[str, ...], progress: Progress = lambda text: None) -> Report:
+    """Every trial shape of the named families, with mutants; those without a reference are passed over."""
+    report = Report(f"transformers {reference.version()}")
+    for name in names:
+        for label, _ in trials(name).items():
+            progress(f"{name}: {label}")
+            with tempfile.TemporaryDirectory() as folder:
+                pair = trial_pair(name, label, Path(folder))
+                report.comparisons.extend(compare(pair, label))
+                verdicts = mutants.judge(pair.pair, reference.tensors(Path(folder)))
+                report.mutants.extend((name, verdict) for verdict in verdicts)
+    return report
+
+
+def verify_checkpoint(
+    source: str, revision: str | None = None, progress: Progress = lambda text: None
+) -> Report:
+    """One folder or hub repository: both sides load it by themselves and read the same random tokens."""
+    progress("loading on both sides")
+    folder = resolve(source, revision)
+    ours = load(folder)
+    theirs = reference.load(folder)
+    progress("comparing")
+    pair = ModelPair(ours, parity.pair(ours.family, theirs, ours.decoder, SEED))
+    return Report(f"transformers {reference.version()}", list(compare(pair, source)))
+
+
+@dataclass(frozen=True)
+class ModelPair:
+    """A `Pair` and the whole model of our side, which can save itself."""
+
+    model: LanguageModel
+    pair: Pair
+
+
+def trial_pair(name: str, label: str, folder: Path) -> ModelPair:
+    """Draw a reference model of a trial's shape, let it save itself into `folder`, and load that file."""
+    family = families.by_name(name)
+    theirs = reference.build(family, trials(name)[label], SEED)
+    reference.save(theirs, folder)
+    ours = load(folder)
+    return ModelPair(ours, parity.pair(family, theirs, ours.decoder, SEED))
+
+
+def compare(both: ModelPair, label: str) -> Iterator[Comparison]:
+    """Float32, then bfloat16 (which rounds the weights of both sides: do it last)."""
+    name = both.model.family.name
+    differences = {**parity.measure(both.pair), RELOADED: reloaded(both)}
+    yield Comparison(name, label, "float32", differences)
+    rounded, own = in_bfloat16(both)
+    differences = {**parity.measure(rounded.pair), RELOADED: reloaded(rounded)}
+    yield Comparison(name, label, "bfloat16", differences, own)
+
+
+def in_bfloat16(both: ModelPair) -> tuple[ModelPair, dict[str, float]]:
+    """The same pair with rounded weights, and the reference's own distance.
+
+    The truth stays a float32 computation, of the rounded weights: two computations in bfloat16 differ from
+    each other by chance, and neither could be called right.
+    """
+    theirs = both.pair.reference.bfloat16()
+    seed_truth = parity.pair(
+        both.model.family, theirs, both.pair.decoder, SEED
+    )  # texts are the same for one seed
+    coarse = seed_truth.truth
+    coarse_gradients = parity.reference_gradients(seed_truth)
+    exact = parity.pair(both.model.family, theirs.float(), both.pair.decoder, SEED)
+    own = {
+        "full pass": exact.difference(coarse),
+        "gradients": parity.gradient_difference(coarse_gradients, parity.reference_gradients(exact)),
+    }
+    decoder = _rounded(both.pair.decoder)
+    model = replace(both.model, decoder=decoder)
+    return ModelPair(model, replace(exact, decoder=decoder)), own
+
+
+def _rounded(decoder: Decoder) -> Decoder:
+    copy = Decoder(decoder.architecture)
+    copy.load_state_dict(decoder.state_dict())
+    return copy.bfloat16().eval()
+
+
+@torch.no_grad()
+def reloaded(both: ModelPair) -> float:
+    """Saved here, then opened by the reference and by us: the farther of the two from the truth."""
+    with tempfile.TemporaryDirectory() as folder:
+        both.model.save(folder)
+        dtype = both.pair.decoder.tokens.weight.dtype
+        again = load(folder, dtype=str(dtype).removeprefix("torch."))
+        ours = [again.logits(text[None])[0] for text in both.pair.texts]
+        theirs = reference.load(folder, dtype=torch.float32)
+        exact = [reference.logits(theirs, text) for text in both.pair.texts]
+    return max(both.pair.difference(ours), both.pair.difference(exact))
+
+
+def worst(comparisons: list[Comparison], family: str, dtype: str) -> dict[str, float]:
+    """Per mode the largest difference over the family's trials."""
+    mine = [c.differences for c in comparisons if c.family == family and c.dtype == dtype]
+    return {mode: max(d[mode] for d in mine) for mode in MODE_NAMES} if mine else {}
