@@ -1,0 +1,19 @@
+"""Documented commands that the tests do not run, each with its reason; that they exist is tested."""
+
+from __future__ import annotations
+
+NOT_RUN = {
+    "make setup": "installs a gigabyte; the continuous check does it in a clean environment",
+    "make demo": "trains for minutes; the quickstart has tests of its own at a smaller size",
+    "make test": "would run itself",
+    "make check": "would run itself",
+    "make bench": "measures for minutes, and needs a quiet machine",
+    "daybreak quickstart": "trains for minutes; it has tests of its own at a smaller size",
+    "daybreak verify": "takes minutes, or a download; its logic is what tests/parity runs",
+    "daybreak generate": "needs a published checkpoint, or the quickstart's; tested with a small one",
+    "python benchmarks": "measures for minutes, and needs a quiet machine",
+}
+"""By the beginning of the command; `.venv/bin/daybreak` counts as `daybreak`."""
+
+NETWORK = ("from_pretrained", "EleutherAI/", "openai-community/", "facebook/", "bigscience/")
+"""Python examples that name one of these would download, and are only compiled."""
