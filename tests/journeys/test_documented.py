@@ -1,8 +1,8 @@
 """README's and docs' commands are run, and print what the page says they print.
 
 In a ```console block, a line that starts with `$ ` is a command and the lines after it are its output; a line
-`...` stands for any number of lines. Commands that take minutes are listed, with the reason, in slow.py; of them
-it is tested that the command and its options exist.
+`...` stands for any number of lines. Commands that take minutes are listed, with the reason, in slow.py; of
+them it is tested that the command and its options exist.
 """
 
 from __future__ import annotations
