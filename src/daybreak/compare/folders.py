@@ -36,6 +36,7 @@ class Departure:
         return self.module is None
 
 
+@torch.no_grad()
 def compare_folders(first: str, second: str, bound: float = BOUND, length: int = 23) -> Departure:
     """Both read the same random tokens; outputs are compared module by module in the order of computation."""
     a, b = load(first).decoder, load(second).decoder

@@ -16,11 +16,11 @@ from daybreak.model.cache import Cache
 from daybreak.model.positions import Turn, alibi_slopes, rotary_turn
 from daybreak.model.reading import Reading
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": functional.gelu,
-    "gelu_tanh": partial(functional.gelu, approximate="tanh"),
-    "relu": functional.relu,
-    "silu": functional.silu,
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "gelu": nn.GELU,
+    "gelu_tanh": partial(nn.GELU, approximate="tanh"),
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
 }
 
 
@@ -32,7 +32,7 @@ class Mlp(nn.Module):
         bias = "mlp" in architecture.biases
         self.up = nn.Linear(architecture.width, architecture.inner, bias=bias)
         self.down = nn.Linear(architecture.inner, architecture.width, bias=bias)
-        self.activation = ACTIVATIONS[architecture.activation]
+        self.activation = ACTIVATIONS[architecture.activation]()
 
     def forward(self, inputs: Tensor) -> Tensor:
         result: Tensor = self.down(self.activation(self.up(inputs)))
