@@ -176,8 +176,8 @@ class Architecture:
         """A JSON-ready dictionary that `from_dict` reads back."""
         data = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         data["positions"] = {
-            """The inverse of `to_dict`; missing fields take their defaults, unknown ones are a `DaybreakError`."""
-            ** dataclasses.asdict(self.positions),
+            "kind": type(self.positions).__name__.lower(),
+            **dataclasses.asdict(self.positions),
         }
         data["windows"] = list(self.windows)
         data["biases"] = sorted(self.biases)
