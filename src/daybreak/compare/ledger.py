@@ -16,10 +16,10 @@ _HEAD = """# Parity ledger
 Written by `daybreak verify --all`; do not edit. daybreak {version} beside {reference}, torch {torch}, on CPU.
 
 Every number is the largest difference between our logits and the reference's, relative to the reference's
-largest logit, over all shapes listed below. The reference reads each text alone, unpadded, in one pass and
-with eager attention; we read it in the mode named. Every parameter is drawn anew (biases and norms too),
-every number of the configuration is distinct and not its default, and the weights travel through files that the
-reference saved. Gradients are compared tensor by tensor, relative to the tensor's largest.
+largest logit, over all shapes listed below. The reference reads each text alone, unpadded, in one pass
+and with eager attention; we read it in the mode named. Every parameter is drawn anew (biases and norms
+too), every number of the configuration is distinct and not its default, and the weights travel through
+files that the reference saved. Gradients are compared tensor by tensor, relative to the tensor's largest.
 
 **{verdict}** Mutants killed: **{killed} of {mutants}**.
 """
