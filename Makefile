@@ -38,7 +38,8 @@ $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "daybreak needs Python 3.11 or newer, and '$(PYTHON)' is not; name one: make PYTHON=/path/to/python3.11 setup" >&2; \
 		exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "this Python cannot build environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 
 # The stamps are newer than the lists of what is to be installed, or the lists have changed. A development environment
 # serves for running, too.

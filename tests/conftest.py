@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+import socket
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -25,7 +26,14 @@ settings.register_profile(
 settings.load_profile("daybreak")
 
 
-@pytest.fixture(scope="session")
-def root() -> Path:
-    """The folder of the checkout."""
-    return Path(__file__).parents[1]
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that calls out fails; servers on this machine are allowed."""
+    connect = socket.socket.connect
+
+    def local_only(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX and str(address[0]) not in ("127.0.0.1", "::1", "localhost"):
+            raise AssertionError(f"a test wants to reach {address}; tests need no network")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", local_only)
