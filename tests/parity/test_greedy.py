@@ -19,8 +19,8 @@ from daybreak.families.trials import trials
 
 NAMES = [name for name in families.NAMES if trials(name)]
 CASES = [(name, label) for name in NAMES for label in trials(name)]
-LENGTHS = (19, 9, 1, 14)
-NEW = 12
+LENGTHS = (19, 1, 14)
+NEW = 10
 BLIND_TO_PADDING = ("openai-gpt",)
 """Model types for which the reference itself takes padding for text when it counts positions."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from transformers.generation import logits_process as reference
@@ -38,28 +38,24 @@ def assert_same(ours: Tensor, theirs: Tensor) -> None:
 cases = st.tuples(st.integers(0, 10**6), st.integers(1, 4), st.integers(1, 60), st.sampled_from([None, 1, 4]))
 
 
-@settings(deadline=None)
 @given(cases, st.integers(1, 70))
 def test_top_k_keeps_what_the_reference_keeps(case: Any, k: int) -> None:
     logits = random_logits(*case)
     assert_same(sampling.keep_top_k(logits, k), reference.TopKLogitsWarper(k)(NO_IDS, logits))
 
 
-@settings(deadline=None)
 @given(cases, st.floats(0, 1, exclude_max=True))
 def test_top_p_keeps_what_the_reference_keeps(case: Any, p: float) -> None:
     logits = random_logits(*case)
     assert_same(sampling.keep_top_p(logits, p), reference.TopPLogitsWarper(p)(NO_IDS, logits))
 
 
-@settings(deadline=None)
 @given(cases, st.floats(0, 1))
 def test_min_p_keeps_what_the_reference_keeps(case: Any, p: float) -> None:
     logits = random_logits(*case)
     assert_same(sampling.keep_min_p(logits, p), reference.MinPLogitsWarper(p)(NO_IDS, logits))
 
 
-@settings(deadline=None)
 @given(cases, st.floats(0.01, 0.99))
 def test_typical_keeps_what_the_reference_keeps(case: Any, mass: float) -> None:
     logits = random_logits(*case)
@@ -76,7 +72,6 @@ def test_boundaries_fall_as_in_the_reference(p: float) -> None:
     assert_same(sampling.keep_min_p(logits, p), reference.MinPLogitsWarper(p)(NO_IDS, logits))
 
 
-@settings(deadline=None)
 @given(cases, st.floats(0.05, 0.95), st.integers(1, 59))
 def test_few_candidates_give_the_same_as_the_whole_vocabulary(case: Any, p: float, candidates: int) -> None:
     logits = random_logits(*case)
@@ -104,7 +99,6 @@ def test_tokens_that_tie_across_the_candidates_border_are_all_considered() -> No
     assert int(kept.isfinite().sum()) == 20
 
 
-@settings(deadline=None)
 @given(cases, st.floats(0.1, 3), st.lists(st.integers(0, 59), min_size=1, max_size=9))
 def test_repetition_penalty_equals_the_reference(case: Any, penalty: float, text: list[int]) -> None:
     logits = random_logits(*case)
@@ -119,7 +113,6 @@ def test_presence_and_frequency_follow_their_definition() -> None:
     assert sampling.penalise_presence(logits, counts, 0.5, 0.25).tolist() == [[1.0, 0.25, -0.25]]
 
 
-@settings(deadline=None)
 @given(
     cases,
     st.floats(0.1, 3),
@@ -168,7 +161,6 @@ def test_noise_has_gumbel_s_moments_and_no_memory() -> None:
         assert abs(float(correlation)) < 0.01
 
 
-@settings(deadline=None)
 @given(st.integers(-(2**70), 2**70), st.lists(st.integers(0, 50_000), max_size=5), st.integers(0, 1000))
 def test_noise_of_a_row_depends_on_nothing_but_its_key_step_and_ids(
     seed: int, prompt: list[int], step: int

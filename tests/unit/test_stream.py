@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -41,7 +41,6 @@ def pieces(stream: Detokenizer | TextStream, tokens: Sequence[int]) -> list[str]
     return [*(stream.feed([token]) for token in tokens), stream.finish()]
 
 
-@settings(deadline=None)
 @given(TEXTS, TEXTS, CHOICES)
 @example("", "x" * 100 + "😀", [])
 def test_whole_text_comes_back_and_no_character_is_split(before: str, text: str, choice: list[bool]) -> None:
@@ -51,7 +50,6 @@ def test_whole_text_comes_back_and_no_character_is_split(before: str, text: str,
     assert not any(REPLACEMENT in piece for piece in found)
 
 
-@settings(deadline=None)
 @given(TOKENS)
 @example([0xF0, 0x9F, 0x98] * 40)
 @example([0x80] * 100)
@@ -60,7 +58,6 @@ def test_broken_bytes_come_out_as_decoding_all_at_once_shows_them(tokens: list[i
     assert "".join(pieces(Detokenizer(BYTES), tokens)) == BYTES.decode(tokens)
 
 
-@settings(deadline=None)
 @given(TOKENS, st.integers(1, 7))
 def test_it_does_not_matter_how_many_tokens_come_at_once(tokens: list[int], size: int) -> None:
     stream = Detokenizer(BYTES)
@@ -99,7 +96,6 @@ def trained() -> Tokenizer:
     return backend
 
 
-@settings(deadline=None)
 @given(text=st.text(st.sampled_from("中文字符😀😁 the ét"), max_size=60))
 def test_a_trained_tokenizer_streams_whole_characters(trained: Tokenizer, text: str) -> None:
     found = pieces(Detokenizer(trained), trained.encode(text).ids)
@@ -135,7 +131,6 @@ def cut(text: str, stops: Sequence[str]) -> str:
 STOPS = st.lists(st.text("ab \n", min_size=1, max_size=4), min_size=1, max_size=3)
 
 
-@settings(deadline=None)
 @given(st.lists(st.text("ab \n", max_size=5), max_size=12), STOPS)
 @example(["a", "b", "a", "b", "b"], ["abb"])
 @example(["xabc"], ["abcd", "b"])
@@ -150,7 +145,6 @@ def test_stop_strings_end_the_text_wherever_the_pieces_are_cut(parts: list[str],
     assert (watch.found is not None) == (expected != "".join(parts))
 
 
-@settings(deadline=None)
 @given(TEXTS, st.lists(st.sampled_from(["文", "a😀", " é", "ab"]), min_size=1, max_size=2), CHOICES)
 def test_tokens_to_text_with_stop_strings(text: str, stops: list[str], choice: list[bool]) -> None:
     stream = TextStream(BYTES, (), stops)
