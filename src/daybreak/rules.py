@@ -16,21 +16,30 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+Shape = tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Layout:
-    """`split` turns the tensor of the file into ours (views of it where possible), `join` is its exact
-    inverse.
-    """
+    """How one tensor of a file holds one or more of ours."""
 
     name: str
     split: Callable[[Tensor, Architecture], list[Tensor]]
+    """The tensor of the file into ours, views of it where possible."""
     join: Callable[[Sequence[Tensor], Architecture], Tensor]
+    """The exact inverse."""
+    shape: Callable[[Sequence[Shape]], Shape]
+    """The shape that `join` gives to tensors of these shapes."""
 
 
 def _concatenate(parts: Sequence[Tensor]) -> Tensor:
     import torch
 
     return torch.cat(list(parts))
+
+
+def _stacked(shapes: Sequence[Shape]) -> Shape:
+    return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
 
 def _split_heads(tensor: Tensor, architecture: Architecture) -> list[Tensor]:
@@ -48,23 +57,24 @@ def _join_heads(parts: Sequence[Tensor], architecture: Architecture) -> Tensor:
     return torch.stack([part.reshape(shape) for part in parts], dim=1).reshape(-1, *rest)
 
 
-SAME = Layout("same", lambda t, a: [t], lambda p, a: p[0])
+SAME = Layout("same", lambda t, a: [t], lambda p, a: p[0], lambda s: s[0])
 """Stored as `torch.nn.Linear` stores it: [outputs, inputs]."""
 
-TRANSPOSED = Layout("transposed", lambda t, a: [t.t()], lambda p, a: p[0].t())
+TRANSPOSED = Layout("transposed", lambda t, a: [t.t()], lambda p, a: p[0].t(), lambda s: s[0][::-1])
 """[inputs, outputs], as the `Conv1D` of GPT and GPT-2 stores it."""
 
-THIRDS = Layout("thirds", lambda t, a: list(t.chunk(3)), lambda p, a: _concatenate(p))
+THIRDS = Layout("thirds", lambda t, a: list(t.chunk(3)), lambda p, a: _concatenate(p), _stacked)
 """Queries, keys and values one after another along the outputs."""
 
 TRANSPOSED_THIRDS = Layout(
     "transposed thirds",
     lambda t, a: [part.t() for part in t.chunk(3, dim=1)],
     lambda p, a: _concatenate(p).t(),
+    lambda s: _stacked(s)[::-1],
 )
 """The same in `Conv1D` orientation: [inputs, 3 * width]."""
 
-PER_HEAD = Layout("per head", _split_heads, _join_heads)
+PER_HEAD = Layout("per head", _split_heads, _join_heads, _stacked)
 """Along the outputs head by head, each with its queries, keys and values (GPT-NeoX, BLOOM)."""
 
 

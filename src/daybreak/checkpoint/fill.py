@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from daybreak import rules
 from daybreak.architecture import Architecture
@@ -17,7 +19,7 @@ from daybreak.checkpoint.stored import Stored
 from daybreak.errors import DaybreakError
 from daybreak.families.family import Family
 from daybreak.model.decoder import Decoder
-from daybreak.rules import Rule
+from daybreak.rules import Rule, Shape
 
 FLOATING = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -36,19 +38,37 @@ def fill(
     device or layout differ, it is a copy, and the file's pages do not stay in memory. Raises `DaybreakError`
     for a tensor that is missing, unexpected, of another shape or not of floating point.
     """
-    with torch.device("meta"):
-        decoder = Decoder(architecture)
-    wanted = {name: parameter.detach() for name, parameter in decoder.named_parameters()}
+    decoder = _empty(architecture)
+    wanted = {name: tuple(parameter.shape) for name, parameter in decoder.named_parameters()}
     uses = _uses(family, architecture, wanted, found, source)
     check_leftovers(family, architecture, found, {use.stored.name: use.rule for use in uses}, source)
     for use in uses:
-        _check(use, wanted, architecture)
+        _check(use, wanted)
     state: dict[str, Tensor] = {}
-    for use, parts in _read(uses, architecture):
-        for name, part in zip(use.rule.names, parts, strict=True):
-            state[name] = use.land(part, dtype, device)
+    for use in uses:
+        parts = use.rule.layout.split(use.land(dtype, device), architecture)
+        state.update(zip(use.rule.names, parts, strict=True))
+        use.mapping.release(use.stored)
     decoder.load_state_dict(state, assign=True)
     return decoder
+
+
+class _WithoutDraws(TorchFunctionMode):
+    """Modules made under it leave their parameters as they are. Even on the meta device, where a draw does
+    nothing, asking for one makes torch import its symbolic machinery: a second, and 60 MB."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return None
+        return function(*args, **(kwargs or {}))
+
+
+def _empty(architecture: Architecture) -> Decoder:
+    """A decoder whose parameters have shapes and no memory."""
+    with torch.device("meta"), _WithoutDraws():
+        return Decoder(architecture)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,12 +79,14 @@ class _Use:
     stored: Stored
     mapping: files.Mapping
 
-    def land(self, part: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
-        if part.dtype == dtype and device.type == "cpu":
-            return part
-        landed = torch.empty(part.shape, dtype=dtype, device=device)
-        for rows in files.in_chunks(part):
-            landed[rows] = part[rows]
+    def land(self, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """The tensor as the file lays it out: a view of the mapping, or a copy made piece by piece."""
+        whole = self.mapping.tensor(self.stored)
+        if whole.dtype == dtype and device.type == "cpu":
+            return whole
+        landed = torch.empty(whole.shape, dtype=dtype, device=device)
+        for rows in files.in_chunks(whole):
+            landed[rows] = whole[rows]
             self.mapping.release(self.stored)
         return landed
 
@@ -115,9 +137,9 @@ def _missing(family: Family, architecture: Architecture, missing: list[str], sou
     )
 
 
-def _check(use: _Use, wanted: Mapping[str, Tensor], architecture: Architecture) -> None:
+def _check(use: _Use, wanted: Mapping[str, Shape]) -> None:
     stored = use.stored
-    expected = tuple(use.rule.layout.join([wanted[name] for name in use.rule.names], architecture).shape)
+    expected = use.rule.layout.shape([wanted[name] for name in use.rule.names])
     if stored.shape != expected:
         raise DaybreakError(
             f"{stored.file}: tensor {stored.name!r} has shape {list(stored.shape)}, config.json makes it "
@@ -130,11 +152,3 @@ def _check(use: _Use, wanted: Mapping[str, Tensor], architecture: Architecture) 
             f"{stored.file}: tensor {stored.name!r} is stored as {kind}; quantised checkpoints are not read, "
             "take the one in float32, float16 or bfloat16"
         )
-
-
-def _read(uses: Iterable[_Use], architecture: Architecture) -> Iterator[tuple[_Use, list[Tensor]]]:
-    for use in uses:
-        whole = use.mapping.tensor(use.stored)
-        parts = use.rule.layout.split(whole, architecture)
-        yield use, parts
-        use.mapping.release(use.stored)

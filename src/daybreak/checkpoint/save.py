@@ -106,8 +106,8 @@ def _written(rule: Rule, parts: list[Tensor], architecture: Architecture) -> _Wr
         raise DaybreakError(
             f"{rule.theirs!r} is of {parts[0].dtype}, which checkpoint files do not hold; convert it first"
         )
-    shape = rule.layout.join([part.to("meta") for part in parts], architecture).shape
-    return _Written(rule, parts, architecture, tuple(shape))
+    shape = rule.layout.shape([tuple(part.shape) for part in parts])
+    return _Written(rule, parts, architecture, shape)
 
 
 def _write_weights(folder: Path, written: Sequence[_Written], limit: int) -> None:
