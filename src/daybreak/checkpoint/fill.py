@@ -38,7 +38,7 @@ def fill(
     device or layout differ, it is a copy, and the file's pages do not stay in memory. Raises `DaybreakError`
     for a tensor that is missing, unexpected, of another shape or not of floating point.
     """
-    decoder = _empty(architecture)
+    decoder = empty_decoder(architecture)
     wanted = {name: tuple(parameter.shape) for name, parameter in decoder.named_parameters()}
     uses = _uses(family, architecture, wanted, found, source)
     check_leftovers(family, architecture, found, {use.stored.name: use.rule for use in uses}, source)
@@ -65,7 +65,7 @@ class _WithoutDraws(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def _empty(architecture: Architecture) -> Decoder:
+def empty_decoder(architecture: Architecture) -> Decoder:
     """A decoder whose parameters have shapes and no memory."""
     with torch.device("meta"), _WithoutDraws():
         return Decoder(architecture)

@@ -111,14 +111,18 @@ def _pickled(file: Path) -> list[Stored]:
 
 def _is_mappable(tensors: Any) -> bool:
     return isinstance(tensors, dict) and all(
-        isinstance(tensor, torch.Tensor) and hasattr(tensor.untyped_storage(), "_checkpoint_offset")
-        for tensor in tensors.values()
+        isinstance(tensor, torch.Tensor) and _offset(tensor) is not None for tensor in tensors.values()
     )
 
 
+def _offset(tensor: torch.Tensor) -> int | None:
+    """First byte of the tensor's storage in the file; None where the file is of the format before 1.6."""
+    offset: int | None = getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
+    return offset
+
+
 def _fake(file: Path, name: str, tensor: torch.Tensor) -> Stored:
-    storage: Any = tensor.untyped_storage()
-    offset = storage._checkpoint_offset + tensor.storage_offset() * tensor.element_size()
+    offset = (_offset(tensor) or 0) + tensor.storage_offset() * tensor.element_size()
     strides = None if tensor.is_contiguous() else tuple(tensor.stride())
     return Stored(str(name), file, tensor.dtype, tuple(tensor.shape), offset, strides)
 

@@ -11,7 +11,7 @@ from daybreak.architecture import Architecture, Learned
 from daybreak.errors import DaybreakError
 from daybreak.families.family import Family, Initialisation, Size, sizes
 from daybreak.families.keys import Keys, hf_activation
-from daybreak.rules import Rule, linear, norm
+from daybreak.rules import THIRDS, Rule, linear, norm
 
 HARMLESS = "activation_dropout layerdrop hidden_dropout"
 BASE = Architecture(vocabulary=50272, context=2048, positions=Learned(offset=2), activation="relu")
@@ -81,9 +81,16 @@ RULES = (
     *linear("layers.{i}.fc1", "blocks.{i}.mlp.up"),
     *linear("layers.{i}.fc2", "blocks.{i}.mlp.down"),
     *norm("layers.{i}.final_layer_norm", "blocks.{i}.mlp_norm"),
-    *norm("final_layer_norm", "final_norm"),
+    Rule("final_layer_norm.weight", "final_norm.weight", also=("layer_norm.weight",)),
+    Rule("final_layer_norm.bias", "final_norm.bias", also=("layer_norm.bias",)),
     Rule("project_out.weight", "project_out.weight"),
-    Rule("lm_head.weight", "head.weight"),
+    Rule("lm_head.weight", "head.weight", also=("decoder.output_projection.weight",)),
+)
+# metaseq, which trained the models, stacks keys, values and queries, in this order.
+_STACKED = tuple(f"blocks.{{i}}.attention.{part}" for part in ("key", "value", "query"))
+OLDER_RULES = tuple(
+    Rule(f"layers.{{i}}.self_attn.qkv_proj.{kind}", tuple(f"{part}.{kind}" for part in _STACKED), THIRDS)
+    for kind in ("weight", "bias")
 )
 
 
@@ -146,6 +153,7 @@ FAMILY = Family(
     write=write,
     rules=RULES,
     initialisation=initialisation,
+    older_rules=OLDER_RULES,
     prefix="model.decoder.",
     older_prefixes=("decoder.", ""),
     ignored=(r"version", r"embed_positions\._float_tensor"),
