@@ -108,17 +108,33 @@ def test_documented_commands_print_what_the_page_says(command: Command, tmp_path
     )
 
 
-PYTHON = [(page.relative_to(ROOT).as_posix(), block) for page in PAGES for block in blocks(page, "python")]
-EXAMPLES = [(page, block) for page, block in PYTHON if page != "CONTRIBUTING.md"]
+def scripts(page: Path) -> Iterator[str]:
+    """A block that says `import daybreak` begins a script, those after it continue it."""
+    script = ""
+    for block in blocks(page, "python"):
+        if script and re.search(r"^import daybreak$", block, re.MULTILINE):
+            yield script
+            script = ""
+        script += block
+    yield from [script] if script else []
 
 
-@pytest.mark.parametrize(("page", "block"), EXAMPLES)
-def test_python_examples_run(page: str, block: str, tmp_path: Path) -> None:
-    if any(word in block for word in NETWORK):
-        compile(block, page, "exec")
+QUOTES = ("CONTRIBUTING.md",)  # parts of a page of the package; tests/unit/test_docs.py compares them
+EXAMPLES = [
+    (page.relative_to(ROOT).as_posix(), script)
+    for page in PAGES
+    if page.name not in QUOTES
+    for script in scripts(page)
+]
+
+
+@pytest.mark.parametrize(("page", "script"), EXAMPLES)
+def test_python_examples_run(page: str, script: str, tmp_path: Path) -> None:
+    if any(word in script for word in NETWORK):
+        compile(script, page, "exec")
         return
     done = subprocess.run(
-        [sys.executable, "-c", block],
+        [sys.executable, "-c", script],
         capture_output=True,
         text=True,
         check=False,
