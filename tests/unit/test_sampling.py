@@ -140,6 +140,10 @@ def test_all_filters_apply_in_the_reference_s_order(
 # Chance
 
 
+def noise(keys: Tensor, step: int, vocabulary: int) -> Tensor:
+    return sampling.gumbel(keys[:, None], step, torch.arange(vocabulary))
+
+
 def test_draws_follow_the_distribution() -> None:
     probabilities = torch.tensor([0.5, 0.25, 0.15, 0.1, 0.0])
     keys = torch.tensor([sampling.stream_key(7, [1, 2], sample) for sample in range(20_000)])
@@ -152,7 +156,7 @@ def test_draws_follow_the_distribution() -> None:
 
 def test_noise_has_gumbel_s_moments_and_no_memory() -> None:
     key = torch.tensor([sampling.stream_key(0, [], 0)])
-    steps = torch.cat([sampling.gumbel(key, step, 4096) for step in range(64)])
+    steps = torch.cat([noise(key, step, 4096) for step in range(64)])
     assert steps.isfinite().all()
     assert abs(float(steps.mean()) - 0.57722) < 0.013  # 5 sigma of 262,144 draws
     assert abs(float(steps.var()) - math.pi**2 / 6) < 0.04
@@ -167,10 +171,10 @@ def test_noise_of_a_row_depends_on_nothing_but_its_key_step_and_ids(
 ) -> None:
     keys = torch.tensor([sampling.stream_key(seed, prompt, sample) for sample in range(3)])
     assert len(set(keys.tolist())) == 3
-    together = sampling.gumbel(keys, step, 50)
-    alone = torch.cat([sampling.gumbel(key[None], step, 40) for key in keys])
+    together = noise(keys, step, 50)
+    alone = torch.cat([noise(key[None], step, 40) for key in keys])
     assert torch.equal(together[:, :40], alone)
-    assert not torch.equal(together, sampling.gumbel(keys, step + 1, 50))
+    assert not torch.equal(together, noise(keys, step + 1, 50))
 
 
 def test_minus_infinity_is_never_drawn_and_a_single_choice_always() -> None:
@@ -178,6 +182,15 @@ def test_minus_infinity_is_never_drawn_and_a_single_choice_always() -> None:
     logits[:, 11] = -5.0
     best, ids = sampling.draw(logits, torch.arange(500), 3)
     assert ids.eq(11).all() and best.isfinite().all()
+
+
+def test_removed_tokens_do_not_change_which_of_the_others_is_drawn() -> None:
+    keys, logits = torch.arange(60), torch.randn(60, 200, generator=torch.Generator().manual_seed(4))
+    for kept in (3, 40, 60, 199):  # noise for all tokens, or for the few that are left
+        removed = logits.masked_fill(torch.arange(200) >= kept, -math.inf)
+        expected = (removed + noise(keys, 2, 200)).max(-1)
+        best, ids = sampling.draw(removed, keys, 2)
+        assert torch.equal(ids, expected.indices) and torch.equal(best, expected.values)
 
 
 def test_nearly_equal_logits_draw_the_same_token() -> None:

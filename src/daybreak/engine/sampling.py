@@ -48,12 +48,14 @@ def keep_top_p(logits: Tensor, p: float, candidates: int = 512) -> Tensor:
     """The likeliest tokens that together hold probability `p`, one at least (arXiv 1904.09751, section 3.1).
 
     Of tokens that tie at the border as many stay as are needed; which ones, torch.sort decides, as in the
-    reference. `candidates`: so many of the likeliest are sorted before the whole vocabulary is.
+    reference. `candidates`: so many of the likeliest are sorted first, then eight times as many, then the
+    whole vocabulary.
     """
-    if candidates < logits.shape[-1]:
+    while candidates < logits.shape[-1]:
         short = _keep_top_p_of_few(logits, p, candidates)
         if short is not None:
             return short
+        candidates *= 8
     ascending, order = logits.sort()
     removed = ascending.softmax(-1).cumsum(-1) <= 1 - p
     removed[..., -1] = False
@@ -86,16 +88,17 @@ def keep_min_p(logits: Tensor, p: float) -> Tensor:
 def keep_typical(logits: Tensor, mass: float, candidates: int = 512) -> Tensor:
     """Tokens whose surprise is nearest to the entropy, until they hold `mass` (arXiv 2202.00666, section 4).
 
-    `candidates`: so many of the nearest are sorted before the whole vocabulary is.
+    `candidates`: as above, of the nearest.
     """
     log_probabilities = logits.log_softmax(-1)
     entropy = -(log_probabilities * log_probabilities.exp()).nansum(-1, keepdim=True)
     oddity = (-log_probabilities - entropy).abs()
-    if candidates < logits.shape[-1]:
+    while candidates < logits.shape[-1]:
         nearest = oddity.topk(candidates, largest=False)
         reached = log_probabilities.gather(-1, nearest.indices).exp().cumsum(-1)
         if bool((reached[..., -1] >= mass).all()):
             return _nearer(logits, oddity, nearest.values, reached < mass)
+        candidates *= 8
     ascending, order = oddity.sort()
     reached = logits.gather(-1, order).softmax(-1).cumsum(-1)
     return _nearer(logits, oddity, ascending, reached < mass)
@@ -136,19 +139,16 @@ def stream_key(seed: int, prompt: Sequence[int], sample: int) -> int:
     return int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "little", signed=True)
 
 
-def gumbel(keys: Tensor, step: int, vocabulary: int) -> Tensor:
-    """Standard Gumbel noise [rows, vocabulary] float32, a function of key, step and token id; `keys` [rows]
-    int64.
+def gumbel(keys: Tensor, step: int, ids: Tensor) -> Tensor:
+    """Standard Gumbel noise in float32, a function of key, step and token id; int64 `keys` and `ids`
+    broadcast.
 
     The numbers are SplitMix64's (Steele et al., Fast Splittable Pseudorandom Number Generators, 2014),
-    counted by token id from a start that the key and the step are mixed into, so no generator's state is
-    carried along.
+    counted by token id from a start that key and step are mixed into, so no generator's state is carried
+    along.
     """
-    start = _mix(keys + step)[:, None]
-    ids = torch.arange(1, vocabulary + 1, device=keys.device)
-    bits = _mix(start + ids * _INCREMENT)
-    # 53 bits keep small numbers exact in float32; numbers near 1 lose, and a maximum below 1 keeps them
-    # finite.
+    bits = _mix(_mix(keys + step) + (ids + 1) * _INCREMENT)
+    # 53 bits keep small numbers exact in float32; a maximum below 1 keeps the noise of the others finite.
     uniform = _shift(bits, 11).float().mul_(2.0**-53).clamp_(2.0**-53, 1 - 2.0**-24)
     return uniform.neg_().log1p_().neg_().log_().neg_()
 
@@ -172,5 +172,11 @@ def draw(logits: Tensor, keys: Tensor, step: int) -> tuple[Tensor, Tensor]:
     products round differently) almost always give the same token. The inverse of a cumulative sum would be
     far more brittle.
     """
-    best = (logits + gumbel(keys, step, logits.shape[-1])).max(-1)
+    rows, ids = logits.isfinite().nonzero(as_tuple=True)
+    if 4 * len(ids) < logits.numel():  # few are left, so noise for all of them would be wasted
+        disturbed = torch.full_like(logits, -math.inf)
+        disturbed[rows, ids] = logits[rows, ids] + gumbel(keys[rows], step, ids)
+    else:
+        disturbed = logits + gumbel(keys[:, None], step, torch.arange(logits.shape[-1], device=keys.device))
+    best = disturbed.max(-1)
     return best.values, best.indices
