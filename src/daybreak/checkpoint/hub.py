@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
+from typing import Any
 
 from daybreak import families
 from daybreak.checkpoint.folder import PICKLED, SAFETENSORS
@@ -83,7 +85,11 @@ def _download(repository: str, revision: str | None, patterns: list[str], local_
     try:
         return Path(
             snapshot_download(
-                repository, revision=revision, allow_patterns=patterns, local_files_only=local_files_only
+                repository,
+                revision=revision,
+                allow_patterns=patterns,
+                local_files_only=local_files_only,
+                tqdm_class=_progress(),
             )
         )
     except GatedRepoError:
@@ -104,6 +110,17 @@ def _download(repository: str, revision: str | None, patterns: list[str], local_
         raise DaybreakError(_not_cached(at, error)) from None
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise DaybreakError(f"{at}: the download failed: {str(error).strip().splitlines()[0]}") from None
+
+
+def _progress() -> type[Any] | None:
+    """The hub's own progress bars, or none where no terminal shows them."""
+    from huggingface_hub.utils.tqdm import tqdm
+
+    class Silent(tqdm):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **{**options, "disable": True})  # type: ignore[no-untyped-call]
+
+    return None if sys.stderr.isatty() else Silent
 
 
 def _not_cached(at: str, error: Exception) -> str:

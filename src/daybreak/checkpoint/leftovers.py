@@ -44,7 +44,7 @@ def check_leftovers(
     if unknown:
         hint = nearest(unknown[0], table) if len(unknown) == 1 else ""
         raise DaybreakError(
-            f"{source} holds tensor {listed(unknown)}, which {family.title} does not have{hint}; "
+            f"{source} holds {listed(unknown)}, for which this {family.title} model has no place{hint}; "
             "it may be the checkpoint of another model or of another task"
         )
 

@@ -37,10 +37,11 @@ def contents(file: Path) -> list[Stored]:
     """The tensors of a weight file in the order in which they lie there. Raises `DaybreakError` if it is
     damaged."""
     try:
-        found = _safetensors(file) if file.suffix == ".safetensors" else _pickled(file)
+        with file.open("rb"):
+            size = file.stat().st_size
     except OSError as error:
         raise DaybreakError(f"{file} cannot be read: {error.strerror or error}") from None
-    size = file.stat().st_size
+    found = _safetensors(file) if file.suffix == ".safetensors" else _pickled(file)
     for stored in found:
         if stored.loaded is None and stored.offset + stored.bytes > size:
             raise DaybreakError(
@@ -104,7 +105,7 @@ def _pickled(file: Path) -> list[Stored]:
             f"{_first_line(error)}; "
             "use a safetensors version of the checkpoint"
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DaybreakError(f"{file} is no file of torch's: {_first_line(error)}; {AGAIN}") from None
     return [_loaded(file, name, tensor) for name, tensor in _named(file, tensors).items()]
 
@@ -122,7 +123,7 @@ def _offset(tensor: torch.Tensor) -> int | None:
 
 
 def _fake(file: Path, name: str, tensor: torch.Tensor) -> Stored:
-    offset = (_offset(tensor) or 0) + tensor.storage_offset() * tensor.element_size()
+    offset = (_offset(tensor) or 0) + int(tensor.storage_offset()) * tensor.element_size()
     strides = None if tensor.is_contiguous() else tuple(tensor.stride())
     return Stored(str(name), file, tensor.dtype, tuple(tensor.shape), offset, strides)
 
