@@ -2,9 +2,10 @@
 
     python benchmarks/loading.py [--repeats 5] [--models gpt2 pythia-410m bloom-560m]
 
-Random weights of the published shapes are saved once into a temporary folder; then the two take turns. "load" is until
-the model is there, "first logits" until it has read a text of 32 tokens, because mapped weights are read when they are
-touched. "peak" is the resident memory above what the process had after its imports, as the kernel counts it (VmHWM).
+Random weights of the published shapes are saved once into a temporary folder; then the two take turns. "load" is
+until the model is there, "first logits" until it has read a text of 32 tokens, because mapped weights are read
+when they are touched. "peak" is the resident memory above what the process had after its imports, as the kernel
+counts it (VmHWM).
 """
 
 from __future__ import annotations
@@ -42,7 +43,10 @@ def main() -> None:
     cases = [case for case in CASES if case[0] in arguments.models]
     with tempfile.TemporaryDirectory(dir=arguments.folder) as scratch:
         folders = {case[:2]: _saved(Path(scratch), *case[:2]) for case in cases}
-        print(f"{'shape':12} {'file -> memory':20} {'':13} {'load':>7} {'first logits':>13} {'peak':>9} {'peak/weights':>13}")
+        print(
+            f"{'shape':12} {'file -> memory':20} {'':13} {'load':>7} {'first logits':>13} {'peak':>9} "
+            f"{'peak/weights':>13}"
+        )
         for name, stored, wanted in cases:
             _report(name, stored, wanted, folders[name, stored], arguments.repeats)
 
@@ -133,7 +137,8 @@ def _saved(scratch: Path, name: str, dtype: str) -> Path:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--folder", help="where to put the temporary checkpoints (up to 7 GB)")

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from tests.reference.banded import logits as slow_logits
 
 import daybreak
 from daybreak.compare.reference import redraw
+from tests.reference.banded import logits as slow_logits
 
 
 def test_equals_the_loops_in_dense_and_banded_layers(tmp_path: Path) -> None:
