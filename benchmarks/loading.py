@@ -2,10 +2,10 @@
 
     python benchmarks/loading.py [--repeats 5] [--models gpt2 pythia-410m bloom-560m]
 
-Random weights of the published shapes are saved once into a temporary folder; then the two take turns. "load" is
-until the model is there, "first logits" until it has read a text of 32 tokens, because mapped weights are read
-when they are touched. "peak" is the resident memory above what the process had after its imports, as the kernel
-counts it (VmHWM).
+Random weights of the published shapes are saved once into a temporary folder; then the two take turns. "load"
+is until the model is there, "first logits" until it has read a text of 32 tokens, because mapped weights are
+read when they are touched. "peak" is the resident memory above what the process had after its imports, as the
+kernel counts it (VmHWM).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 class DaybreakError(ValueError):
     """Wrong input, named with its value and the remedy.
 
-    The command line prints the message on one line and exits with status 2; anything else that is raised is our
+    The command line prints the message on one line and exits with status 2; whatever else is raised is our
     mistake.
     """
 
