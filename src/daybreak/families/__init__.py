@@ -13,6 +13,8 @@ from daybreak.errors import DaybreakError, nearest
 from daybreak.families.family import Family, Size
 
 NAMES = ("gpt", "gpt2", "gpt3", "gpt_neo", "gpt_j", "gpt_neox", "opt", "bloom")
+FIRST_TO_TRAIN = "gpt_neox"
+"""What a newcomer trains who names no family."""
 _MODEL_TYPES = {
     "openai-gpt": "gpt",
     "gpt2": "gpt2",

@@ -1,0 +1,125 @@
+"""The training loop, on one device."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from daybreak.errors import DaybreakError
+from daybreak.model.decoder import Decoder
+from daybreak.train.optimizers import Rates, optimizers, set_rates
+from daybreak.train.schedule import Budget, linear
+from daybreak.train.stop import Stop
+
+Objective = Callable[[Decoder, Tensor], Tensor]
+REPORT_EVERY = 10
+"""Steps."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where training stands."""
+
+    step: int
+    """Steps done."""
+    fraction: float
+    """Of the budget."""
+    tokens: int
+    """Tokens learned from so far."""
+    loss: float
+    """Nats per token, mean since the last report."""
+    rate: float
+    """Factor on the learning rates."""
+    seconds: float
+    """Since the first step began."""
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds
+
+    @property
+    def seconds_left(self) -> float:
+        return self.seconds * (1 - self.fraction) / self.fraction if self.fraction else math.inf
+
+
+def train(
+    decoder: Decoder,
+    objective: Objective,
+    batches: Iterator[Tensor],
+    budget: Budget,
+    rates: Rates,
+    stop: Stop,
+    report: Callable[[Point], None],
+) -> int:
+    """Train `decoder` in place until the budget is used up or `stop` is asked for; returns the steps done.
+
+    `batches` yields [batch, length + 1] token ids, `report` is called every ten steps. Raises `DaybreakError`
+    when the loss stops being a number, before that step changes the weights.
+    """
+    chosen = optimizers(decoder, rates)
+    began = time.perf_counter()
+    step = tokens = 0
+    losses: list[float] = []
+    decoder.train()
+    while (fraction := budget.fraction(step)) < 1 and not stop.asked:
+        batch = next(batches)
+        set_rates(chosen, linear(fraction))
+        loss = objective(decoder, batch)
+        losses.append(_finite(loss, step))
+        loss.backward()  # type: ignore[no-untyped-call]
+        for optimizer in chosen:
+            optimizer.step()
+            optimizer.zero_grad()
+        step += 1
+        tokens += batch[:, 1:].numel()
+        if every(REPORT_EVERY, step):
+            seconds = time.perf_counter() - began
+            report(Point(step, fraction, tokens, sum(losses) / len(losses), linear(fraction), seconds))
+            losses.clear()
+    decoder.eval()
+    return step
+
+
+def every(steps: int, step: int) -> bool:
+    """Is it time for what happens every so many steps?"""
+    return step % steps == 0
+
+
+def faster_in_bfloat16() -> bool:
+    """Does this machine multiply matrices of a training step's size faster in bfloat16 than in float32?"""
+    times = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        matrix = torch.ones(1024, 1024, dtype=dtype)
+        tries = []
+        for _ in range(4):  # the first prepares the kernel
+            began = time.perf_counter()
+            _ = matrix @ matrix
+            tries.append(time.perf_counter() - began)
+        times[dtype] = min(tries)
+    return times[torch.bfloat16] < times[torch.float32]
+
+
+def in_bfloat16(objective: Objective) -> Objective:
+    """The same with its matrix products in bfloat16, twice as fast on processors that have it; weights, norms
+    and the loss stay float32."""
+
+    def computed(decoder: Decoder, batch: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return objective(decoder, batch)
+
+    return computed
+
+
+def _finite(loss: Tensor, step: int) -> float:
+    value = loss.item()
+    if not math.isfinite(value):
+        raise DaybreakError(
+            f"the loss is {value} at step {step}, so training stopped before that step changed the weights; "
+            "lower the learning rate or try another seed"
+        )
+    return value

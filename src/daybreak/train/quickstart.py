@@ -1,0 +1,203 @@
+"""The main job in one go: read, tokenize, pretrain, score, sample, save."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from daybreak import families
+from daybreak.architecture import Rotary
+from daybreak.data.compression import xz
+from daybreak.data.windows import scoring_windows, training_windows
+from daybreak.language_model import LanguageModel, create
+from daybreak.objectives.causal import next_token_loss
+from daybreak.train import run_folder, sample
+from daybreak.train.compiled import compiled
+from daybreak.train.functions import draw
+from daybreak.train.loop import Objective, Point, faster_in_bfloat16, in_bfloat16, train
+from daybreak.train.optimizers import Rates
+from daybreak.train.picture import loss_curve
+from daybreak.train.report import Clock, Report, Watch
+from daybreak.train.schedule import Budget, Seconds, Steps
+from daybreak.train.score import bits_per_byte
+from daybreak.train.settings import Settings
+from daybreak.train.start import Tables, start, tables
+from daybreak.train.stop import Stop, stop_on_signals
+from daybreak.train.text import Text, read_text
+
+RATES = Rates()
+COMPLETIONS = 3
+SAMPLING = 15.0
+"""Seconds for sampling and saving."""
+MARGIN = 1.3
+"""On the time that scoring and sampling should take: a machine may slow down."""
+
+
+def quickstart(settings: Settings, target: Path, watch: Watch, clock: Clock, force: bool = False) -> Report:
+    """Train, score and sample a small model, and leave it in the folder `target` as a Hugging Face
+    checkpoint.
+
+    `target` may be an earlier run, which is replaced, or with `force` any folder. SIGINT and SIGTERM end
+    training early; what was learned is then saved, unscored. Raises `DaybreakError` for a target that is
+    something else, and where there is no source to learn from.
+    """
+    run_folder.check_target(target, force)
+    with stop_on_signals() as stop, run_folder.new_folder(target) as folder:
+        run = _Run(settings, watch, clock, stop, folder)
+        with ThreadPoolExecutor(1) as helper:
+            # One core reads, counts and compresses the text while the other compiles.
+            reading = helper.submit(run.read)
+            compressing = helper.submit(run.compress)
+            run.compile()
+            with clock.phase("reading the text"):
+                reading.result()
+            run.train()
+            if stop.asked:
+                compressing.cancel()
+            else:
+                run.score()
+                run.sample()
+                with clock.phase("compressing"):
+                    compressing.result()
+        run.save()
+        report = run.report(target)
+        run_folder.write_json(folder / run_folder.RESULT, report.to_dict())
+    return report
+
+
+def fresh(settings: Settings) -> LanguageModel:
+    """The family's design in the sizes of `settings`, with the weights its paper would draw."""
+    base = families.by_name(settings.family).base
+    changes: dict[str, Any] = {}
+    if isinstance(base.positions, Rotary):
+        half = settings.width // settings.heads // 4 * 2
+        changes["positions"] = dataclasses.replace(base.positions, width=half)
+    return create(
+        settings.family,
+        seed=settings.seed,
+        vocabulary=settings.vocabulary,
+        context=settings.context,
+        layers=settings.layers,
+        width=settings.width,
+        heads=settings.heads,
+        **changes,
+    )
+
+
+class _Run:
+    """The phases of one run, in the order in which they are called."""
+
+    def __init__(self, settings: Settings, watch: Watch, clock: Clock, stop: Stop, folder: Path) -> None:
+        self.settings, self.watch, self.clock, self.stop, self.folder = settings, watch, clock, stop, folder
+        self.model = fresh(settings)
+        self.objective: Objective = in_bfloat16(next_token_loss) if faster_in_bfloat16() else next_token_loss
+        self.points: list[Point] = []
+        self.steps = 0
+        self.text: Text
+        self.tables: Tables | None = None
+        self.found: dict[str, Any] = {}
+        """Results by their name in the report."""
+
+    def read(self) -> None:
+        self.text = read_text(self.settings.vocabulary, self.settings.source)
+        self.tables = tables(self.model.decoder, self.text.training.documents, self.settings.seed)
+
+    def compress(self) -> None:
+        self.found["xz"] = xz(self.text.training.content, self.text.validation.content)
+
+    def compile(self) -> None:
+        if self.settings.compiling:
+            with self.clock.phase("compiling"):
+                shape = (self.settings.batch, self.settings.context + 1)
+                found = compiled(self.objective, self.model.decoder, torch.zeros(shape, dtype=torch.int64))
+                self.objective, self.found["uncompiled"] = found.objective, found.problem
+
+    def train(self) -> None:
+        start(self.model.decoder, self.tables)
+        self.model.tokenizer = self.text.tokenizer
+        with self.clock.phase("training"):
+            budget = self._budget()
+            self.steps = train(
+                self.model.decoder, self.objective, self._batches(), budget, RATES, self.stop, self._note
+            )
+
+    def score(self) -> None:
+        with self.clock.phase("scoring"):
+            part, settings = self.text.validation, self.settings
+            self.found["bits_per_byte"] = bits_per_byte(
+                self.model.decoder,
+                part.documents,
+                part.size,
+                settings.context,
+                settings.stride,
+                self.watch.progress,
+            )
+
+    def sample(self) -> None:
+        with self.clock.phase("sampling"):
+            seed, count = self.settings.seed, self.settings.samples
+            texts = [file.text for file in self.text.validation.files]
+            drawn = draw(texts, count + COMPLETIONS, seed)
+            untrained = fresh(self.settings)
+            untrained.tokenizer = self.model.tokenizer
+            self.found["parsed"] = sample.parsed(
+                self.model, untrained, drawn[COMPLETIONS:], seed, self.watch.progress
+            )
+            self.found["completions"] = sample.complete_prompts(self.model, drawn[:COMPLETIONS], seed)
+
+    def save(self) -> None:
+        with self.clock.phase("saving"):
+            self.model.save(self.folder)
+            if self.points:
+                title = f"{self.model.family.title}: learning Python's standard library"
+                loss_curve(self.points, self.folder / "loss.png", title)
+
+    def report(self, target: Path) -> Report:
+        decoder = self.model.decoder
+        return Report(
+            folder=target,
+            finished=not self.stop.asked,
+            settings=self.settings,
+            parameters=sum(parameter.numel() for parameter in decoder.parameters()),
+            steps=self.steps,
+            tokens=self.steps * self.settings.batch * self.settings.context,
+            training=self.text.training.summary(),
+            validation=self.text.validation.summary(),
+            seconds=self.clock.phases,
+            **self.found,
+        )
+
+    def _batches(self) -> Iterator[Tensor]:
+        """[batch, context + 1] without end."""
+        windows = training_windows(self.text.training.documents, self.settings.context, self.settings.seed)
+        while True:
+            yield torch.stack([next(windows) for _ in range(self.settings.batch)])
+
+    def _budget(self) -> Budget:
+        if self.settings.steps is not None:
+            return Steps(self.settings.steps)
+        return Seconds(max(self.settings.seconds - self.clock.elapsed - self._afterwards(), 1.0))
+
+    def _afterwards(self) -> float:
+        """Seconds that scoring and sampling will take, from the time that one training batch takes here."""
+        batch, settings = next(self._batches()), self.settings
+        began = time.perf_counter()
+        self.objective(self.model.decoder, batch).backward()  # type: ignore[no-untyped-call]
+        self.model.decoder.zero_grad()
+        per_token = (time.perf_counter() - began) / (settings.batch * settings.context)
+        lengths = [len(document) for document in self.text.validation.documents]
+        windows = scoring_windows(lengths, settings.context, settings.stride)
+        read = sum(window.end - window.begin for window in windows)
+        return MARGIN * (read * per_token + SAMPLING)
+
+    def _note(self, point: Point) -> None:
+        self.points.append(point)
+        run_folder.append_metrics(self.folder, dataclasses.asdict(point))
+        self.watch.point(point)

@@ -1,0 +1,62 @@
+"""What a run of the quickstart is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from daybreak import families
+from daybreak.errors import DaybreakError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One run of the quickstart. Raises `DaybreakError` for values that make no sense."""
+
+    family: str = families.FIRST_TO_TRAIN
+    """Which family's design to train (`daybreak families` lists them)."""
+    seconds: float = 270.0
+    """Time for everything from reading to the last sample; training takes what the rest leaves."""
+    steps: int | None = None
+    """Train for exactly so many steps instead: the same seed then gives the same model."""
+    seed: int = 0
+    """Draws the weights, the order of the text, and the samples."""
+    vocabulary: int = 4096
+    """Entries of the tokenizer."""
+    layers: int = 4
+    """Blocks of the network."""
+    width: int = 192
+    """Components of the residual stream."""
+    heads: int = 3
+    """Attention heads per block."""
+    context: int = 256
+    """Tokens read at once, in training and in scoring."""
+    batch: int = 8
+    """Windows of `context` tokens per step."""
+    samples: int = 64
+    """Functions to sample for the share that parses."""
+    compiling: bool = True
+    """Compile the training step where there is a compiler."""
+    source: Path | None = None
+    """A folder of Python files to learn from instead of the standard library."""
+
+    def __post_init__(self) -> None:
+        for name in ("vocabulary", "layers", "width", "heads", "context", "batch", "samples"):
+            _at_least(1, name, getattr(self, name))
+        if self.steps is not None:
+            _at_least(1, "steps", self.steps)
+        _at_least(0, "seed", self.seed)
+        if not self.seconds > 0:
+            raise DaybreakError(f"seconds is {self.seconds}; it must be above 0")
+        families.by_name(self.family)
+
+    @property
+    def stride(self) -> int:
+        """Tokens scored per window: each is read behind at least `context` - `stride` others, or all there
+        are."""
+        return max(1, self.context // 2)
+
+
+def _at_least(least: int, name: str, value: int) -> None:
+    if value < least:
+        raise DaybreakError(f"{name} is {value}; it must be at least {least}")
