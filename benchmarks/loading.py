@@ -77,7 +77,7 @@ def in_subprocess(side: str, folder: Path, dtype: str) -> dict[str, float]:
 
 
 def measure(side: str, folder: str, dtype: str) -> dict[str, float]:
-    """Seconds to load and to the first logits, bytes of peak memory over both parts and of the weights."""
+    """Seconds to load and to the first logits, bytes of peak memory while loading and of the weights."""
     import torch
 
     load = _daybreak if side == "daybreak" else _transformers

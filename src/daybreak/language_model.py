@@ -15,6 +15,7 @@ from torch import Tensor
 from daybreak import families
 from daybreak.architecture import Architecture
 from daybreak.checkpoint import folder as files
+from daybreak.checkpoint.arrays import is_array_release, read_arrays
 from daybreak.checkpoint.fill import fill
 from daybreak.checkpoint.hub import resolve
 from daybreak.checkpoint.save import save_folder, to_json
@@ -133,11 +134,12 @@ def load(
     if dtype != "auto" and dtype not in DTYPES:
         raise DaybreakError(f"dtype is {dtype!r}; it must be {', '.join(DTYPES)} or auto")
     folder = resolve(source, revision, local_files_only)
-    config = files.read_config(folder)
+    arrays = read_arrays(folder) if is_array_release(folder) else None
+    config = arrays[0] if arrays else files.read_config(folder)
     family = families.by_model_type(config["model_type"])
     architecture = family.read(config)
     tokenizer = Tokenizer.load(folder, starts_with_bos=family.starts_with_bos)
-    found = files.weights(folder)
+    found = arrays[1] if arrays else files.weights(folder)
     wanted = files.dtype_of(config, found) if dtype == "auto" else DTYPES[dtype]
     decoder = fill(family, architecture, found, wanted, torch.device(device), folder)
     return LanguageModel(family, decoder, tokenizer, config, files.read_generation(folder))

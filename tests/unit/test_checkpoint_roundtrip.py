@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -328,3 +329,53 @@ def test_sizes_of_shards() -> None:
     for wrong in ("5 apples", "", "-1GB", "0"):
         with pytest.raises(DaybreakError, match="shard size"):
             parse_size(wrong)
+
+
+def first_release(model: LanguageModel, folder: Path) -> None:
+    """The weights as finetune-transformer-lm published them: a row of numbers, cut into ten files anywhere."""
+    model.save(folder)
+    state = load_file(folder / "model.safetensors")
+    for file in folder.iterdir():
+        file.unlink()
+    layer = [
+        f"{part}.{kind}"
+        for part in ("attn.c_attn", "attn.c_proj", "ln_1", "mlp.c_fc", "mlp.c_proj", "ln_2")
+        for kind in ("weight", "bias")
+    ]
+    names = ["positions_embed.weight", "tokens_embed.weight"]
+    names += [f"h.{i}.{part}" for i in range(model.architecture.layers) for part in layer]
+    arrays = [state["transformer." + name].numpy() for name in names]
+    shapes = [
+        [1, *array.shape] if array.ndim == 2 and "embed" not in name else list(array.shape)
+        for name, array in zip(names, arrays, strict=True)
+    ]
+    (folder / "params_shapes.json").write_text(json.dumps(shapes))
+    row = np.concatenate([array.reshape(-1) for array in arrays])
+    for number, part in enumerate(np.array_split(row, 10)):
+        np.save(folder / f"params_{number}.npy", part)
+
+
+def test_the_first_release_of_all(tmp_path: Path) -> None:
+    model = redrawn(small("gpt", heads=12))
+    first_release(model, tmp_path)
+    back = daybreak.load(tmp_path)
+    assert back.architecture == model.architecture
+    assert torch.equal(back.logits(TOKENS), model.logits(TOKENS))
+    back.save(tmp_path / "today")
+    assert torch.equal(daybreak.load(tmp_path / "today").logits(TOKENS), model.logits(TOKENS))
+
+
+def test_a_damaged_first_release(tmp_path: Path) -> None:
+    first_release(small("gpt", heads=12), tmp_path)
+    (tmp_path / "params_3.npy").write_bytes(b"\x93NUMPY")
+    with pytest.raises(DaybreakError, match=r"params_3\.npy is no array"):
+        daybreak.load(tmp_path)
+    (tmp_path / "params_3.npy").unlink()
+    with pytest.raises(DaybreakError, match="fetch the missing ones"):
+        daybreak.load(tmp_path)
+    (tmp_path / "params_9.npy").rename(tmp_path / "params_3.npy")
+    with pytest.raises(DaybreakError, match=r"describes \d+ numbers, params_\*\.npy hold \d+"):
+        daybreak.load(tmp_path)
+    (tmp_path / "params_shapes.json").write_text("[[3, 4], [5, 4], [1]]")
+    with pytest.raises(DaybreakError, match="lists 3 shapes"):
+        daybreak.load(tmp_path)

@@ -123,7 +123,7 @@ def neox_files(folder: Path) -> Path:
 
 
 def template_files(folder: Path) -> Path:
-    """A tokenizer.json that puts a token in front and cuts texts; special_tokens_map.json names its tokens."""
+    """A tokenizer.json that puts a token in front and cuts texts; special_tokens_map.json names it."""
     neox_files(folder)
     backend = Backend.from_file(str(folder / "tokenizer.json"))
     backend.post_processor = processors.TemplateProcessing(
@@ -288,3 +288,14 @@ def test_bos_that_does_not_exist(tmp_path: Path) -> None:
     assert ours is not None
     with pytest.raises(DaybreakError, match="no bos token"):
         ours.encode("x", bos=True)
+
+
+def test_names_of_openai_s_own_releases(tmp_path: Path) -> None:
+    folder = gpt_files(tmp_path / "gpt")
+    today = Tokenizer.load(folder)
+    (folder / "vocab.json").rename(folder / "encoder_bpe_40000.json")
+    (folder / "merges.txt").rename(folder / "vocab_40000.bpe")
+    ours = Tokenizer.load(folder)
+    assert today is not None and ours is not None
+    assert ours.encode("Hello World") == today.encode("Hello World")
+    assert ours.files == today.files

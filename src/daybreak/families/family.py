@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -40,6 +40,16 @@ class Size:
 
 
 @dataclass(frozen=True)
+class ArrayRelease:
+    """Weights published as bare arrays, before config.json: all in one row, cut by a list of shapes."""
+
+    names: tuple[str, ...]
+    """Names of the arrays in order, as `rules` spell them; those with `{i}` follow, layer by layer."""
+    config: Callable[[Sequence[Sequence[int]]], dict[str, Any]]
+    """The shapes in order -> what config.json would say."""
+
+
+@dataclass(frozen=True)
 class Family:
     """One page of the history: which decisions were taken, how checkpoints spell them, in which sizes they
     came.
@@ -69,6 +79,8 @@ class Family:
     """Prefixes that published files carry instead; read, never written."""
     older_rules: tuple[Rule, ...] = ()
     """Other layouts that published files carry instead of those of `rules`; read, never written."""
+    array_release: ArrayRelease | None = None
+    """How the weights were published at first, where that was as bare arrays."""
     ignored: tuple[str, ...] = ()
     """Regular expressions of buffers in published files that are no parameters (masks, rotary tables)."""
     special_tokens: Mapping[str, int] = field(default_factory=dict)

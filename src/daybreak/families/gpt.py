@@ -4,12 +4,12 @@ the sublayers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from daybreak.architecture import Activation, Architecture
 from daybreak.errors import DaybreakError
-from daybreak.families.family import Family, Initialisation, sizes
+from daybreak.families.family import ArrayRelease, Family, Initialisation, sizes
 from daybreak.families.keys import Keys
 from daybreak.rules import THIRDS, TRANSPOSED, TRANSPOSED_THIRDS, Rule, fused, linear, norm
 
@@ -71,6 +71,32 @@ RULES = (
 )
 
 
+# finetune-transformer-lm, model/params_shapes.json: variables in the order in which its train.py makes them.
+_ARRAYS = (
+    "positions_embed.weight",
+    "tokens_embed.weight",
+    *(
+        f"h.{{i}}.{part}.{kind}"
+        for part in ("attn.c_attn", "attn.c_proj", "ln_1", "mlp.c_fc", "mlp.c_proj", "ln_2")
+        for kind in ("weight", "bias")
+    ),
+)
+
+
+def _release_config(shapes: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """The release has no config.json; the shapes say all but the number of heads, 12 in its train.py."""
+    (context, width), (vocabulary, _) = shapes[:2]
+    return {
+        "model_type": "openai-gpt",
+        "vocab_size": vocabulary,
+        "n_positions": context,
+        "n_embd": width,
+        "n_layer": (len(shapes) - 2) // 12,
+        "n_head": 12,
+        "afn": "gelu",
+    }
+
+
 FAMILY = Family(
     name="gpt",
     title="GPT",
@@ -88,6 +114,7 @@ FAMILY = Family(
     write=write,
     rules=RULES,
     initialisation=lambda architecture: Initialisation(0.02, 0.02),
+    array_release=ArrayRelease(_ARRAYS, _release_config),
     prefix="transformer.",
     ignored=(r"h\.\d+\.attn\.bias", r"position_ids"),
 )

@@ -58,9 +58,7 @@ class Tokenizer:
         `starts_with_bos` holds where the files do not say whether texts start with the bos token. Raises
         `DaybreakError` for files that cannot be understood.
         """
-        files = {
-            name: (Path(folder) / name).read_bytes() for name in FILES if (Path(folder) / name).is_file()
-        }
+        files = _read_files(Path(folder))
         if WHOLE not in files and not {VOCABULARY, MERGES} <= files.keys():
             return None
         config, special = (_object(Path(folder) / name, files.get(name, b"{}")) for name in (CONFIG, SPECIAL))
@@ -104,6 +102,15 @@ class Tokenizer:
         Path(folder).mkdir(parents=True, exist_ok=True)
         for name, contents in self.files.items():
             (Path(folder) / name).write_bytes(contents)
+
+
+def _read_files(folder: Path) -> dict[str, bytes]:
+    files = {name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()}
+    # OpenAI's own releases call the pair encoder.json and vocab.bpe, the first one with the number of merges.
+    if not {WHOLE, VOCABULARY, MERGES} & files.keys():
+        for file in (*folder.glob("encoder*.json"), *folder.glob("vocab*.bpe")):
+            files[VOCABULARY if file.suffix == ".json" else MERGES] = file.read_bytes()
+    return files
 
 
 def _whole(folder: Path, files: Mapping[str, bytes]) -> tuple[Backend, dict[str, str]]:
