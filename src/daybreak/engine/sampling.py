@@ -172,8 +172,9 @@ def draw(logits: Tensor, keys: Tensor, step: int) -> tuple[Tensor, Tensor]:
     products round differently) almost always give the same token. The inverse of a cumulative sum would be
     far more brittle.
     """
-    rows, ids = logits.isfinite().nonzero(as_tuple=True)
-    if 4 * len(ids) < logits.numel():  # few are left, so noise for all of them would be wasted
+    left = ~logits.isneginf()
+    if 4 * int(left.sum()) < logits.numel():  # noise for all tokens would mostly be wasted
+        rows, ids = left.nonzero(as_tuple=True)
         disturbed = torch.full_like(logits, -math.inf)
         disturbed[rows, ids] = logits[rows, ids] + gumbel(keys[rows], step, ids)
     else:
