@@ -29,8 +29,6 @@ from daybreak.model.decoder import Decoder
 from daybreak.model.initialise import initialise
 from daybreak.text.tokenizer import Tokenizer
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
 
 @dataclass(eq=False)
 class LanguageModel:
@@ -131,8 +129,8 @@ def load(
     Raises `DaybreakError` for a checkpoint that is not found, damaged, incomplete, or not exactly of a
     supported family.
     """
-    if dtype != "auto" and dtype not in DTYPES:
-        raise DaybreakError(f"dtype is {dtype!r}; it must be {', '.join(DTYPES)} or auto")
+    if dtype != "auto":
+        _dtype(dtype, "auto")
     folder = resolve(source, revision, local_files_only)
     arrays = read_arrays(folder) if is_array_release(folder) else None
     config = arrays[0] if arrays else files.read_config(folder)
@@ -140,7 +138,7 @@ def load(
     architecture = family.read(config)
     tokenizer = Tokenizer.load(folder, starts_with_bos=family.starts_with_bos)
     found = arrays[1] if arrays else files.weights(folder)
-    wanted = files.dtype_of(config, found) if dtype == "auto" else DTYPES[dtype]
+    wanted = files.dtype_of(config, found) if dtype == "auto" else _dtype(dtype)
     decoder = fill(family, architecture, found, wanted, torch.device(device), folder)
     return LanguageModel(family, decoder, tokenizer, config, files.read_generation(folder))
 
@@ -159,5 +157,11 @@ def create(
     page = families.by_name(family)
     decoder = Decoder(page.architecture(size, **changes))
     initialise(decoder, page.initialisation(decoder.architecture), seed)
-    decoder.to(device=device, dtype=getattr(torch, dtype))
+    decoder.to(device=device, dtype=_dtype(dtype))
     return LanguageModel(page, decoder)
+
+
+def _dtype(name: str, *others: str) -> torch.dtype:
+    if name not in files.DTYPES:
+        raise DaybreakError(f"dtype is {name!r}; it must be one of {', '.join((*files.DTYPES, *others))}")
+    return files.DTYPES[name]

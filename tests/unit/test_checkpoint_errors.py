@@ -107,6 +107,8 @@ def test_broken_generation_config(folder: Path) -> None:
 
 def test_unknown_dtype(folder: Path) -> None:
     refused(folder, "dtype", "'fp32'", "float32", "auto", dtype="fp32")
+    with pytest.raises(DaybreakError, match="dtype is 'auto'"):
+        daybreak.create("gpt2", dtype="auto", layers=1, width=12, heads=2, vocabulary=9)
 
 
 # Which files there are

@@ -116,6 +116,19 @@ def test_narrow_dtypes_go_both_ways(name: str, dtype: str, tmp_path: Path) -> No
         assert torch.equal(parameter, original.float())
 
 
+def test_auto_is_the_dtype_of_the_weights_whatever_config_leaves_out(tmp_path: Path) -> None:
+    model = redrawn(small("gpt2"))
+    model.decoder.to(torch.bfloat16)
+    model.save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["dtype"], config["torch_dtype"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    state = load_file(tmp_path / "model.safetensors")
+    state["h.0.attn.bias"] = torch.ones(1, 1, 400, 400, dtype=torch.bool)  # larger than any weight
+    save_file(state, tmp_path / "model.safetensors")
+    assert daybreak.load(tmp_path, dtype="auto").dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "opt"])
 def test_shards_of_either_side(name: str, tmp_path: Path) -> None:
     label = next(iter(TRIALS[name]))
@@ -332,7 +345,7 @@ def test_sizes_of_shards() -> None:
 
 
 def first_release(model: LanguageModel, folder: Path) -> None:
-    """The weights as finetune-transformer-lm published them: a row of numbers, cut into ten files anywhere."""
+    """The weights as finetune-transformer-lm published them: a row of numbers, cut into ten files."""
     model.save(folder)
     state = load_file(folder / "model.safetensors")
     for file in folder.iterdir():

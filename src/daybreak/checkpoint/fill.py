@@ -86,7 +86,7 @@ class _Use:
             return whole
         landed = torch.empty(whole.shape, dtype=dtype, device=device)
         for rows in files.in_chunks(whole):
-            landed[rows] = whole[rows]
+            files.copy_serially(whole[rows], landed[rows])
             self.mapping.release(self.stored)
         return landed
 

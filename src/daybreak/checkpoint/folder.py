@@ -17,6 +17,7 @@ GENERATION = "generation_config.json"
 SAFETENSORS = "model.safetensors"
 PICKLED = "pytorch_model.bin"
 INDEX = ".index.json"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -109,7 +110,7 @@ def _shard(index: Path, shard: str) -> Path:
 def dtype_of(config: dict[str, Any], found: dict[str, Stored]) -> torch.dtype:
     """What config.json names as the weights' dtype, or else that of the largest tensor."""
     named = config.get("dtype") or config.get("torch_dtype")
-    if named in ("float32", "float16", "bfloat16"):
-        dtype: torch.dtype = getattr(torch, named)
-        return dtype
-    return max(found.values(), key=lambda stored: stored.bytes).dtype
+    if named in DTYPES:
+        return DTYPES[named]
+    weights = [stored for stored in found.values() if stored.dtype in DTYPES.values()]
+    return max(weights, key=lambda stored: stored.bytes).dtype if weights else torch.float32
