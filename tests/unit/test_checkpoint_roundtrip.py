@@ -392,3 +392,14 @@ def test_a_damaged_first_release(tmp_path: Path) -> None:
     (tmp_path / "params_shapes.json").write_text("[[3, 4], [5, 4], [1]]")
     with pytest.raises(DaybreakError, match="lists 3 shapes"):
         daybreak.load(tmp_path)
+
+
+def test_a_loaded_model_generates_as_the_one_that_was_saved(tmp_path: Path) -> None:
+    model = redrawn(small("gpt_neo"))
+    model.save(tmp_path)
+    texts = [
+        [result.tokens for result in one.generate([[1, 2, 3], [4]], max_new_tokens=6, temperature=0)]
+        for one in (model, daybreak.load(tmp_path))
+    ]
+    assert texts[0] == texts[1]
+    assert [len(tokens) for tokens in texts[0]] == [6, 6]

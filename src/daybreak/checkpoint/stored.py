@@ -15,8 +15,8 @@ from torch import Tensor
 CHUNK = 1 << 21
 """Elements that a copy touches before the file's pages are given back."""
 SERIAL = 32767
-"""The most elements that torch copies without its threads. Copying out of a file is page faults, which threads
-only disturb: with two of them a conversion took twice the processor time.
+"""The most elements that torch copies without its threads. Copying out of a file is page faults, which
+threads only disturb: with two of them a conversion took twice the processor time.
 """
 
 
