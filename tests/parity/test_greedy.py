@@ -78,7 +78,7 @@ def test_greedy_text_is_the_reference_s(name: str, label: str) -> None:
     theirs, model = pair(name, label)
     prompts = prompts_for(model)
     truth = one_by_one(theirs, prompts, **PENALTY)
-    assert len({token for text in truth for token in text}) >= 15
+    assert len({token for text in truth for token in text}) >= 12
     assert ours(model, prompts, **PENALTY) == truth
     assert ours(model, prompts, batch_size=2, **PENALTY) == truth
     assert [ours(model, [prompt], **PENALTY)[0] for prompt in prompts] == truth
