@@ -16,11 +16,11 @@ from daybreak import families
 from daybreak.architecture import Architecture
 from daybreak.checkpoint import folder as files
 from daybreak.checkpoint.arrays import is_array_release, read_arrays
-from daybreak.checkpoint.fill import fill
+from daybreak.checkpoint.fill import empty_decoder, fill
 from daybreak.checkpoint.hub import resolve
 from daybreak.checkpoint.save import save_folder, to_json
 from daybreak.engine.continuation import Result
-from daybreak.engine.generate import generate
+from daybreak.engine.generate import Stream, generate, stream
 from daybreak.engine.prompts import Prompts
 from daybreak.engine.settings import Sampling
 from daybreak.errors import DaybreakError
@@ -77,6 +77,17 @@ class LanguageModel:
         return generate(
             self, prompts, sampling, defaults=defaults, batch_size=batch_size, progress=progress, **settings
         )
+
+    def stream(
+        self,
+        prompt: str | Sequence[int],
+        sampling: Sampling | None = None,
+        *,
+        defaults: bool = True,
+        **settings: Any,
+    ) -> Stream:
+        """The text that `generate` gives for one prompt, piece by piece as it comes; iterate over it."""
+        return stream(self, prompt, sampling, defaults=defaults, **settings)
 
     def save(self, folder: str | os.PathLike[str], shard_size: int | str = "5GB") -> None:
         """Write a folder that `daybreak.load` and transformers open: config.json, generation_config.json, the
@@ -155,7 +166,7 @@ def create(
     """A model with fresh weights, drawn as the family's paper draws them; `changes` are fields of
     `Architecture`."""
     page = families.by_name(family)
-    decoder = Decoder(page.architecture(size, **changes))
+    decoder = empty_decoder(page.architecture(size, **changes)).to_empty(device="cpu")
     initialise(decoder, page.initialisation(decoder.architecture), seed)
     decoder.to(device=device, dtype=_dtype(dtype))
     return LanguageModel(page, decoder)

@@ -74,8 +74,9 @@ class Cache:
         """Keep (and order, and repeat) the rows given by their indices [new batch], e.g. to drop finished
         texts.
         """
-        self.keys = [tensor[rows] for tensor in self.keys]
-        self.values = [tensor[rows] for tensor in self.values]
+        for layer in range(len(self.keys)):  # one at a time, so that only one layer is in memory twice
+            self.keys[layer] = self.keys[layer][rows]
+            self.values[layer] = self.values[layer][rows]
         self.seen, self.places = self.seen[rows], self.places[rows]
 
     def _grow(self, capacity: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,7 @@ class Tokenizer:
             adds = starts_with_bos or _template_starts(backend, tokens["bos"])
         return cls(backend, adds_bos=bool(adds), files=files, **tokens)
 
-    @property
+    @cached_property
     def vocabulary(self) -> int:
         """One more than the largest id that this tokenizer knows; the model's table may have further rows."""
         return max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
