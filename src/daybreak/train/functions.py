@@ -29,17 +29,16 @@ def functions(text: str) -> list[Function]:
     for match in _HEAD.finditer(text):
         body = _inside(text[match.end() :], len(match[1]))
         whole = textwrap.dedent(match[0] + body)
-        head = re.match(r".*\n[ \t]+", whole)
+        head = re.match(r".*\n\s*", whole)
         if head is not None and parses(whole):
             found.append(Function(head[0], whole[head.end() :]))
     return found
 
 
-def draw(texts: Sequence[str], count: int, seed: int) -> list[Function]:
-    """`count` functions at most, drawn from all texts without repetition."""
+def shuffled(texts: Sequence[str], seed: int) -> list[Function]:
+    """The functions of all texts in random order."""
     every = [function for text in texts for function in functions(text)]
-    order = np.random.default_rng(seed).permutation(len(every))
-    return [every[number] for number in order[:count]]
+    return [every[number] for number in np.random.default_rng(seed).permutation(len(every))]
 
 
 def complete(head: str, continuation: str, finished: bool) -> str:

@@ -20,7 +20,7 @@ from daybreak.language_model import LanguageModel, create
 from daybreak.objectives.causal import next_token_loss
 from daybreak.train import run_folder, sample
 from daybreak.train.compiled import compiled
-from daybreak.train.functions import draw
+from daybreak.train.functions import shuffled
 from daybreak.train.loop import Objective, Point, faster_in_bfloat16, in_bfloat16, train
 from daybreak.train.optimizers import Rates
 from daybreak.train.picture import loss_curve
@@ -144,13 +144,13 @@ class _Run:
         with self.clock.phase("sampling"):
             seed, count = self.settings.seed, self.settings.samples
             texts = [file.text for file in self.text.validation.files]
-            drawn = draw(texts, count + COMPLETIONS, seed)
+            drawn = sample.choose(self.model, shuffled(texts, seed), count + COMPLETIONS)
             untrained = fresh(self.settings)
             untrained.tokenizer = self.model.tokenizer
             self.found["parsed"] = sample.parsed(
-                self.model, untrained, drawn[COMPLETIONS:], seed, self.watch.progress
+                self.model, untrained, drawn[:count], seed, self.watch.progress
             )
-            self.found["completions"] = sample.complete_prompts(self.model, drawn[:COMPLETIONS], seed)
+            self.found["completions"] = sample.complete_prompts(self.model, drawn[-COMPLETIONS:], seed)
 
     def save(self) -> None:
         with self.clock.phase("saving"):

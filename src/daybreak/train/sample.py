@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from daybreak.language_model import LanguageModel
 from daybreak.text.tokenizer import Tokenizer
@@ -38,6 +39,12 @@ class Parsed:
     """The real functions, cut off where the model's were: the most that can be expected."""
     temperature: float = TEMPERATURE
     room: int = ROOM
+
+
+def choose(model: LanguageModel, real: Sequence[Function], count: int) -> list[Function]:
+    """The first `count` whose head and first line leave at least half of the model's context free."""
+    half = model.architecture.context // 2
+    return list(islice((one for one in real if len(_prompt(model, _opening(one))) <= half), count))
 
 
 def write_functions(
@@ -93,11 +100,17 @@ def share_that_parses(texts: Sequence[str]) -> float:
 
 
 def complete_prompts(model: LanguageModel, real: Sequence[Function], seed: int) -> list[Completion]:
-    """Completions of functions whose head and first line are given."""
-    # Without the line break at the end, which is one token with the indentation that follows it.
-    heads = [function.head + function.body.partition("\n")[0] for function in real]
+    """Completions of functions whose head and first line are given; none for none."""
+    if not real:
+        return []
+    heads = [_opening(function) for function in real]
     written = write_functions(model, heads, seed)
     return [Completion(head, text[len(head) :].rstrip()) for head, text in zip(heads, written, strict=True)]
+
+
+def _opening(function: Function) -> str:
+    # Without the line break at the end, which is one token with the indentation that follows it.
+    return function.head + function.body.partition("\n")[0]
 
 
 def _prompt(model: LanguageModel, head: str) -> list[int]:
