@@ -41,6 +41,8 @@ class LanguageModel:
     """config.json as it was read: keys that are not the architecture's survive loading and saving."""
     generation: dict[str, Any] = field(default_factory=dict)
     """generation_config.json as it was read."""
+    size: str | None = None
+    """Of a fresh model, the published size whose shape it has."""
 
     @property
     def architecture(self) -> Architecture:
@@ -119,7 +121,7 @@ class LanguageModel:
             known = {"bos": self.tokenizer.bos_id, "eos": self.tokenizer.eos_id, "pad": self.tokenizer.pad_id}
             return {f"{name}_token_id": number for name, number in known.items() if number is not None}
         vocabulary = self.architecture.vocabulary
-        return {name: number for name, number in self.family.special_tokens.items() if number < vocabulary}
+        return {name: number for name, number in self.family.tokens(self.size).items() if number < vocabulary}
 
 
 def load(
@@ -147,7 +149,10 @@ def load(
     config = arrays[0] if arrays else files.read_config(folder)
     family = families.by_model_type(config["model_type"])
     architecture = family.read(config)
-    tokenizer = Tokenizer.load(folder, starts_with_bos=family.starts_with_bos)
+    bos = family.special_tokens.get("bos_token_id")
+    # A relative may be of a family whose texts start with bos, but have another bos and not do so.
+    starts = family.starts_with_bos and config.get("bos_token_id", bos) == bos
+    tokenizer = Tokenizer.load(folder, starts_with_bos=starts)
     found = arrays[1] if arrays else files.weights(folder)
     wanted = files.dtype_of(config, found) if dtype == "auto" else _dtype(dtype)
     decoder = fill(family, architecture, found, wanted, torch.device(device), folder)
@@ -169,7 +174,7 @@ def create(
     decoder = empty_decoder(page.architecture(size, **changes)).to_empty(device="cpu")
     initialise(decoder, page.initialisation(decoder.architecture), seed)
     decoder.to(device=device, dtype=_dtype(dtype))
-    return LanguageModel(page, decoder)
+    return LanguageModel(page, decoder, size=size)
 
 
 def _dtype(name: str, *others: str) -> torch.dtype:

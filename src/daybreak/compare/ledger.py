@@ -142,6 +142,11 @@ def _shapes(report: Report) -> Iterator[str]:
         if c.dtype == "float32"
     ]
     yield from _table(["family", "shape", "largest float32 difference, any mode"], rows)
+    absent = [
+        name for name in families.NAMES if name not in _names(report) and not families.by_name(name).hf_class
+    ]
+    if absent:
+        yield f"Without a reference: {', '.join(absent)}; the tests compare with loops written from the paper.\n"
 
 
 def _mutants(report: Report) -> Iterator[str]:

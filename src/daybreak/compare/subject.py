@@ -64,7 +64,7 @@ def _model(name: str) -> Subject | None:
         for size, entry in family.sizes.items():
             if name.lower() in (size.lower(), (entry.hub or "").lower()):
                 architecture = family.architecture(size)
-                tokens = family.special_tokens if entry.special_tokens is None else entry.special_tokens
+                tokens = family.tokens(size)
                 starts = family.starts_with_bos if entry.starts_with_bos is None else entry.starts_with_bos
                 return Subject(size, "model", family, architecture, tokens, starts, entry.hub, entry.note)
     return None

@@ -88,6 +88,11 @@ class Family:
     starts_with_bos: bool = False
     """Training began every text with the bos token, so prompts need it (OPT)."""
 
+    def tokens(self, size: str | None = None) -> Mapping[str, int]:
+        """Ids of the special tokens of a published size, or of the family."""
+        own = None if size is None else self.sizes[size].special_tokens
+        return self.special_tokens if own is None else own
+
     def architecture(self, size: str | None = None, **changes: Any) -> Architecture:
         """The base, or a published size, with `changes` applied. Raises `DaybreakError` for unknown sizes or
         fields.

@@ -95,7 +95,7 @@ OLDER_RULES = tuple(
 
 
 def initialisation(architecture: Architecture) -> Initialisation:
-    """Section 2.1: normal with std 0.006, output layers scaled by 1 / sqrt(2 L)."""
+    """The paper's training setup: normal with std 0.006, output layers scaled by 1 / sqrt(2 L)."""
     return Initialisation(0.006, 0.006 / math.sqrt(2 * architecture.layers))
 
 
