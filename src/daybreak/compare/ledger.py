@@ -146,7 +146,7 @@ def _shapes(report: Report) -> Iterator[str]:
         name for name in families.NAMES if name not in _names(report) and not families.by_name(name).hf_class
     ]
     if absent:
-        yield f"Without a reference: {', '.join(absent)}; the tests compare with loops written from the paper.\n"
+        yield f"Without a reference: {', '.join(absent)}; tests compare with loops written from the paper.\n"
 
 
 def _mutants(report: Report) -> Iterator[str]:
