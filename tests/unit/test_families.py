@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daybreak import families
-from daybreak.architecture import Architecture
+from daybreak.architecture import Architecture, Rotary
 from daybreak.errors import DaybreakError
 from daybreak.families.family import Family
 from tests.unit import published_configs as published
@@ -197,3 +197,37 @@ def test_every_model_type_is_registered_to_its_family() -> None:
 def test_sizes_have_names_of_their_own() -> None:
     names = [size.lower() for family in families.everyone() for size in family.sizes]
     assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    ("family", "first", "second"),
+    [
+        ("gpt2", {"n_head": 4}, {"num_attention_heads": 8}),
+        ("bloom", {"hidden_size": 64}, {"n_embed": 32}),
+        ("gpt_neox", {"rotary_pct": 0.25}, {"rope_parameters": {"partial_rotary_factor": 0.5}}),
+        ("gpt_neox", {"rotary_emb_base": 10000}, {"rope_parameters": {"rope_theta": 500}}),
+        ("gpt_neox", {}, {"rope_theta": 500}),
+        ("gpt_neox", {}, {"partial_rotary_factor": 0.5}),
+    ],
+)
+def test_spellings_that_disagree_are_refused(
+    family: str, first: dict[str, Any], second: dict[str, Any]
+) -> None:
+    page = families.by_name(family)
+    written = page.config(page.base)
+    for key in ("rotary_pct", "rotary_emb_base"):
+        written.pop(key, None)
+    agreeing = {**written, **first}
+    page.read(agreeing)
+    with pytest.raises(DaybreakError) as error:
+        page.read({**agreeing, **second})
+    assert any(key in str(error.value) for key in (*first, *second))
+
+
+def test_what_is_left_out_is_what_the_reference_takes_for_it() -> None:
+    """transformers rotates 64 components of a GPT-J head where config.json does not say."""
+    page = families.by_name("gpt_j")
+    config = page.config(page.architecture(width=2048, heads=16))
+    del config["rotary_dim"]
+    positions = page.read(config).positions
+    assert isinstance(positions, Rotary) and positions.width == 64

@@ -178,6 +178,8 @@ def test_a_cache_forgets_nothing_when_rows_are_selected() -> None:
         ({"tokens": torch.zeros(1, 0, dtype=torch.int64)}, "at least one token"),
         ({"tokens": torch.zeros(1, 4)}, "whole numbers"),
         ({"mask": torch.ones(2, 3)}, "the mask has shape [2, 3]"),
+        ({"mask": torch.tensor([[0.0, 0.0, -1e9, -1e9], [0.0] * 4])}, "other values than 0 and 1"),
+        ({"mask": torch.tensor([[1, 1, 2, 2], [1, 1, 1, 1]])}, "packed texts by their lengths"),
         ({"lengths": [[4]]}, "given for 1 rows"),
         ({"lengths": [[4], [2, 3]]}, "do not fit a row of 4"),
         ({"lengths": [[4], [0, 2]]}, "do not fit"),
@@ -189,6 +191,18 @@ def test_what_does_not_fit_is_named(arguments: dict[str, object], message: str) 
     with pytest.raises(DaybreakError) as error:
         Reading.of(**{"tokens": torch.zeros(2, 4, dtype=torch.int64), **arguments})  # type: ignore[arg-type]
     assert message in str(error.value)
+
+
+def test_a_reading_that_does_not_continue_the_cache_is_refused() -> None:
+    model = decoder(1, None)
+    tokens = torch.tensor([[1, 2, 3, 4]])
+    store = Cache(model.architecture, 1)
+    with torch.no_grad():
+        model.logits(tokens, cache=store)
+        with pytest.raises(DaybreakError, match="the cache holds 4 tokens"):
+            model(Reading.of(tokens), store)
+        with pytest.raises(DaybreakError, match="packed"):
+            model(Reading.of(tokens, lengths=[[2, 2]]), Cache(model.architecture, 1))
 
 
 def test_a_text_beyond_the_position_table_is_named() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,12 @@ import torch
 
 import daybreak
 from daybreak.cli.main import run
-from daybreak.compare import ledger
+from daybreak.compare import ledger, parity
 from daybreak.compare.folders import compare_folders
 from daybreak.compare.mutants import Verdict
+from daybreak.compare.parity import Pair
 from daybreak.compare.reference import redraw
-from daybreak.compare.verify import MODE_NAMES, Comparison, Report
+from daybreak.compare.verify import MODE_NAMES, Comparison, Report, trial_pair
 from daybreak.errors import DaybreakError
 from daybreak.language_model import LanguageModel
 
@@ -67,6 +69,58 @@ def test_another_decision_is_named_with_the_module_that_shows_it(tmp_path: Path)
     found = compare_folders(str(folder), str(other))
     assert found.fields == {"activation": ("gelu_tanh", "gelu")}
     assert found.module == "blocks.0.mlp.activation"
+
+
+def test_a_weight_that_the_text_does_not_reach_is_a_difference(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shape = {"vocabulary": 2000, "context": 128, "layers": 1, "width": 24, "heads": 3, "inner": 40}
+    made = daybreak.create("gpt2", **shape)
+    one = saved(made, tmp_path / "a")
+    with torch.no_grad():
+        made.decoder.positions.weight[100:] += 1.0
+    found = compare_folders(one, saved(made, tmp_path / "b"))
+    assert found.module is None and list(found.weights) == ["positions.weight"] and not found.same
+    assert run(["verify", one, str(tmp_path / "b")]) == 1
+    assert "agree on the tokens that were read" in capsys.readouterr().out
+
+
+def test_a_wider_window_is_a_difference_and_the_text_reaches_it(tmp_path: Path) -> None:
+    shape = {"vocabulary": 61, "context": 128, "layers": 2, "width": 24, "heads": 3, "inner": 40}
+    made = daybreak.create("gpt_neo", **shape, windows=(None, 70))
+    redraw(made.decoder, seed=4)
+    one = saved(made, tmp_path / "a")
+    other = Path(saved(made, tmp_path / "b"))
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "window_size": 71}))
+    found = compare_folders(one, str(other))
+    assert list(found.fields) == ["windows"] and found.module == "blocks.1.attention.out"
+
+
+@pytest.mark.parametrize(
+    "mode", [parity.left, parity.right, parity.batched, parity.packed, parity.left_cached]
+)
+def test_not_a_number_in_a_later_text_is_a_failure(mode: Callable[[Pair], float], tmp_path: Path) -> None:
+    """`max(0.0, nan)` is 0.0: such a failure was once passed over."""
+    pair = trial_pair("gpt2", "plain", tmp_path).pair
+    assert mode(pair) <= parity.BOUND
+
+    def spoil(module: torch.nn.Module, inputs: object, output: torch.Tensor) -> torch.Tensor:
+        spoilt = output.clone()
+        if len(output) > 1:
+            spoilt[1] = float("nan")
+        return spoilt
+
+    hook = pair.decoder.final_norm.register_forward_hook(spoil)
+    with torch.no_grad():
+        assert mode(pair) == float("inf")
+    hook.remove()
+
+
+def test_gradients_that_are_no_numbers_fail() -> None:
+    theirs = {"a": torch.ones(3), "b": torch.ones(3)}
+    ours = {"a": torch.ones(3), "b": torch.tensor([1.0, float("nan"), 1.0])}
+    assert parity.gradient_difference(ours, theirs) == float("inf")
 
 
 def test_not_a_number_departs(tmp_path: Path) -> None:

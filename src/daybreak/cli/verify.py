@@ -115,7 +115,9 @@ def _print_departure(found: Departure) -> None:
             f"weights: {len(found.weights)} parameters differ, the first is {name} ({value:.1e} "
             f"of its largest value)"
         )
-    if found.same:
+    if found.module is None and not found.same:
+        print(f"different, though the {found.checked} modules agree on the tokens that were read")
+    elif found.same:
         print(f"same: {found.checked} modules agree, logits to {found.difference:.1e} of the largest")
     else:
         print(

@@ -16,10 +16,16 @@ from daybreak.language_model import load
 from daybreak.model.decoder import Decoder
 from daybreak.model.reading import Reading
 
+TEXT = 64
+"""Tokens read, or more where a window is longer."""
+
 
 @dataclass(frozen=True)
 class Departure:
-    """How two checkpoints compare; `module` is the first whose output differs, None if none does."""
+    """How two checkpoints compare; `module` is the first whose output differs, None if none does.
+
+    They are the same only if no weight differs either: a text does not reach every row of every table.
+    """
 
     fields: dict[str, tuple[Any, Any]]
     """Fields of the architecture that differ."""
@@ -33,17 +39,19 @@ class Departure:
 
     @property
     def same(self) -> bool:
-        return self.module is None
+        return self.module is None and not self.fields and not self.weights
 
 
 @torch.no_grad()
-def compare_folders(first: str, second: str, bound: float = BOUND, length: int = 23) -> Departure:
+def compare_folders(first: str, second: str, bound: float = BOUND) -> Departure:
     """Both read the same random tokens; outputs are compared module by module in the order of computation."""
     a, b = load(first).decoder, load(second).decoder
     fields = differing_fields(a.architecture, b.architecture)
     _comparable(fields)
     vocabulary = min(a.architecture.vocabulary, b.architecture.vocabulary)
-    length = min(length, a.architecture.context, b.architecture.context)
+    shapes = (a.architecture, b.architecture)
+    beyond = max(window or 0 for shape in shapes for window in shape.windows) + 5
+    length = min(max(TEXT, beyond), *(shape.context for shape in shapes))
     tokens = torch.randint(0, vocabulary, (1, length), generator=torch.Generator().manual_seed(0))
     one, other = trace(a, tokens), trace(b, tokens)
     weights = _differing_weights(a, b)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from daybreak import __version__, families
+from daybreak.compare.parity import greatest
 from daybreak.compare.verify import BF16_FACTOR, MODE_NAMES, Comparison, Report, worst
 
 _HEAD = """# Parity ledger
@@ -129,7 +130,7 @@ def _bfloat16(report: Report) -> Iterator[str]:
     for name in _names(report):
         found = worst(report.comparisons, name, "bfloat16")
         mine = [c for c in report.comparisons if c.family == name and c.dtype == "bfloat16"]
-        own = [f"{max(c.reference_own[key] for c in mine):.1e}" for key in ("full pass", "gradients")]
+        own = [f"{greatest(c.reference_own[key] for c in mine):.1e}" for key in ("full pass", "gradients")]
         rows.append([name, *own, *(f"{found[mode]:.1e}" for mode in MODE_NAMES)])
     yield from _table(["family", "reference itself", "its gradients", *MODE_NAMES], rows)
 
@@ -137,7 +138,7 @@ def _bfloat16(report: Report) -> Iterator[str]:
 def _shapes(report: Report) -> Iterator[str]:
     yield "## Shapes\n"
     rows = [
-        [c.family, c.label, f"{max(c.differences.values()):.1e}"]
+        [c.family, c.label, f"{greatest(c.differences.values()):.1e}"]
         for c in report.comparisons
         if c.dtype == "float32"
     ]

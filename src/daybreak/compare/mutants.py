@@ -223,7 +223,7 @@ ReadingCall = Callable[[Decoder], list[Tensor]]
 
 def readings(pair: Pair) -> Iterator[tuple[str, str, ReadingCall]]:
     """(fact, change, how the decoder reads the texts) with one fact of padding, packing or caching wrong."""
-    longest = max(LENGTHS)
+    longest = pair.longest
     mask = torch.stack([torch.arange(longest) >= longest - len(text) for text in pair.texts])
     tokens = torch.ones(mask.shape, dtype=torch.int64)
     for row, text in enumerate(pair.texts):

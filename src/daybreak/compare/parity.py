@@ -7,7 +7,8 @@ cached or reloaded batch that differs from it is wrong, whatever the reference i
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +24,7 @@ from daybreak.rules import expand
 BOUND = 1e-5
 """Largest accepted difference in float32, relative to the largest logit."""
 LENGTHS = (23, 9, 1, 14)
-"""Texts of one comparison: longer than every window, shorter than every context, one of a single token."""
+"""Texts of one comparison, one of a single token; the first grows where a window is longer."""
 
 
 @dataclass(frozen=True)
@@ -39,16 +40,30 @@ class Pair:
 
     def difference(self, ours: list[Tensor]) -> float:
         """Largest difference over all texts, relative to the largest logit of the truth."""
-        largest = max(float(t.abs().max()) for t in self.truth)
-        worst = max(float((a - b).abs().max()) for a, b in zip(ours, self.truth, strict=True))
-        return worst / largest
+        largest = greatest(float(t.abs().max()) for t in self.truth)
+        worst = greatest(float((a - b).abs().max()) for a, b in zip(ours, self.truth, strict=True))
+        return worst / largest if math.isfinite(largest) else math.inf
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text."""
+        return max(map(len, self.texts))
+
+
+def greatest(values: Iterable[float]) -> float:
+    """The largest value, or infinity if one is no number: `max` alone may drop it, and with it a failure."""
+    found = list(values)
+    return max(found) if all(map(math.isfinite, found)) else math.inf
 
 
 @torch.no_grad()
 def pair(family: Family, model: nn.Module, decoder: Decoder, seed: int = 0) -> Pair:
-    """Draw the texts and let the reference read them one by one."""
+    """Draw the texts, one of them longer than every window, and let the reference read them one by one."""
     generator = torch.Generator().manual_seed(seed)
-    texts = [torch.randint(0, decoder.architecture.vocabulary, (n,), generator=generator) for n in LENGTHS]
+    shape = decoder.architecture
+    beyond = min(shape.context, 5 + max((window or 0 for window in shape.windows), default=0))
+    lengths = (max(LENGTHS[0], beyond), *LENGTHS[1:])
+    texts = [torch.randint(0, decoder.architecture.vocabulary, (n,), generator=generator) for n in lengths]
     return Pair(family, model, decoder, texts, [reference.logits(model, text) for text in texts])
 
 
@@ -89,21 +104,21 @@ def _read_padded(p: Pair, masks: list[Tensor]) -> float:
 
 def left(p: Pair) -> float:
     """All texts in one batch, padding in front."""
-    longest = max(LENGTHS)
+    longest = p.longest
     return _read_padded(p, [torch.arange(longest) >= longest - len(t) for t in p.texts])
 
 
 def right(p: Pair) -> float:
     """All texts in one batch, padding behind."""
-    return _read_padded(p, [torch.arange(max(LENGTHS)) < len(t) for t in p.texts])
+    return _read_padded(p, [torch.arange(p.longest) < len(t) for t in p.texts])
 
 
 def left_cached(p: Pair) -> float:
     """A left-padded batch read in two parts through the cache, as generation does."""
-    longest = max(LENGTHS)
+    longest = p.longest
     tokens, mask = _padded(p, [torch.arange(longest) >= longest - len(t) for t in p.texts])
     cache = Cache(p.decoder.architecture, len(p.texts), capacity=4, dtype=p.decoder.tokens.weight.dtype)
-    cuts = (0, 15, 21, 22, 23)
+    cuts = (0, longest - 8, longest - 2, longest - 1, longest)
     parts = [p.decoder.logits(tokens[:, a:b], mask[:, a:b], cache=cache) for a, b in itertools.pairwise(cuts)]
     logits = torch.cat(parts, dim=1)
     return p.difference([logits[row, mask[row]] for row in range(len(p.texts))])
@@ -123,7 +138,7 @@ def packed(p: Pair) -> float:
 
 def batched(p: Pair) -> float:
     """Our left-padded batch against our own single calls."""
-    longest = max(LENGTHS)
+    longest = p.longest
     tokens, mask = _padded(p, [torch.arange(longest) >= longest - len(t) for t in p.texts])
     logits = p.decoder.logits(tokens, mask)
     ours = Pair(p.family, p.reference, p.decoder, p.texts, _singles(p))
@@ -159,12 +174,11 @@ def gradient_difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> f
     Or to 1e-2 of the model's largest where the tensor has next to none: the gradient of a key's bias is zero
     in exact arithmetic, and what is left of it is rounding.
     """
-    largest = max(float(g.abs().max()) for g in theirs.values())
-    worst = 0.0
-    for name, grad in theirs.items():
-        scale = max(float(grad.abs().max()), 1e-2 * largest)
-        worst = max(worst, float((ours[name] - grad).abs().max()) / scale)
-    return worst
+    largest = greatest(float(g.abs().max()) for g in theirs.values())
+    return greatest(
+        float((ours[name] - grad).abs().max()) / max(float(grad.abs().max()), 1e-2 * largest)
+        for name, grad in theirs.items()
+    )
 
 
 def _loss_gradients(model: nn.Module, logits: Tensor, text: Tensor) -> dict[str, Tensor]:

@@ -162,10 +162,10 @@ def reloaded(both: ModelPair) -> float:
         ours = [again.logits(text[None])[0] for text in both.pair.texts]
         theirs = reference.load(folder, dtype=torch.float32)
         exact = [reference.logits(theirs, text) for text in both.pair.texts]
-    return max(both.pair.difference(ours), both.pair.difference(exact))
+    return parity.greatest((both.pair.difference(ours), both.pair.difference(exact)))
 
 
 def worst(comparisons: list[Comparison], family: str, dtype: str) -> dict[str, float]:
     """Per mode the largest difference over the family's trials."""
     mine = [c.differences for c in comparisons if c.family == family and c.dtype == dtype]
-    return {mode: max(d[mode] for d in mine) for mode in MODE_NAMES} if mine else {}
+    return {mode: parity.greatest(d[mode] for d in mine) for mode in MODE_NAMES} if mine else {}

@@ -43,7 +43,7 @@ def read(config: Mapping[str, Any]) -> Architecture:
         width=width,
         heads=heads,
         inner=keys.get("n_inner", 4 * width),
-        positions=Rotary(keys.get("rotary_dim", width // heads), "neighbours"),
+        positions=Rotary(keys.get("rotary_dim", 64), "neighbours"),
         block="parallel",
         shared_norm=True,
         norm_eps=keys.get("layer_norm_epsilon", 1e-5),

@@ -33,14 +33,19 @@ def _rotary(keys: Keys, head_width: int) -> Rotary:
     """Old files spell rotary_pct and rotary_emb_base; newer ones hold both in rope_parameters."""
     parameters = Keys(keys.get("rope_parameters", {}), "GPT-NeoX")
     kind = parameters.get("rope_type", "default", "type")
-    older = keys.get("rotary_pct", 0.25, "partial_rotary_factor")
-    fraction = parameters.get("partial_rotary_factor", float(older))
-    base = parameters.get("rope_theta", float(keys.get("rotary_emb_base", 10000.0, "rope_theta")))
+    older_fraction, older_base = keys.get("rotary_pct", 0.25), keys.get("rotary_emb_base", 10000.0)
+    fraction = parameters.get("partial_rotary_factor", float(older_fraction))
+    base = parameters.get("rope_theta", float(older_base))
     if kind != "default" or parameters.unread():
         raise DaybreakError(
             f"config.json sets rope_parameters of type {kind!r} {parameters.unread() or ''}: scaled rotary "
             "positions are not supported; the weights would load and compute something else"
         )
+    # Several spellings in one file must agree; alone, the reference would not read the second ones.
+    for name in ("rotary_pct", "partial_rotary_factor"):
+        keys.only(name, fraction)
+    for name in ("rotary_emb_base", "rope_theta"):
+        keys.only(name, base)
     return Rotary(int(head_width * fraction), "halves", float(base))
 
 

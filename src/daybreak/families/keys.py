@@ -80,16 +80,18 @@ class Keys:
     def get(self, name: str, default: Any, *older: str) -> Any:
         """The value under `name` or an older spelling; `default` where the key is missing or null.
 
-        Raises `DaybreakError` where the value is not of the default's type.
+        Raises `DaybreakError` where the value is not of the default's type, or two spellings disagree.
         """
-        for key in (name, *older):
-            self._read.add(key)
-        for key in (name, *older):
-            value = self._config.get(key)
-            if value is not None:
-                self._check(key, value, type(default))
-                return value
-        return default
+        self._read.update((name, *older))
+        spelled = {key: self._config[key] for key in (name, *older) if self._config.get(key) is not None}
+        for key, value in spelled.items():
+            self._check(key, value, type(default))
+        if any(value != next(iter(spelled.values())) for value in spelled.values()):
+            both = " and ".join(f"{key} = {value!r}" for key, value in spelled.items())
+            raise DaybreakError(
+                f"config.json sets {both}, two names of one thing for {self._family}; remove the wrong one"
+            )
+        return next(iter(spelled.values()), default)
 
     def _check(self, key: str, value: Any, kind: type) -> None:
         if kind not in _KINDS:

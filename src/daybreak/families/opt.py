@@ -32,7 +32,7 @@ def read(config: Mapping[str, Any]) -> Architecture:
         layers=keys.need("num_hidden_layers"),
         width=width,
         heads=keys.need("num_attention_heads"),
-        inner=keys.get("ffn_dim", 4 * width),
+        inner=keys.get("ffn_dim", 3072),
         embedding_width=None if embedding == width else embedding,
         positions=Learned(offset=2),
         block="pre" if before else "post",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from daybreak.architecture import Architecture
+from daybreak.errors import DaybreakError
 
 if TYPE_CHECKING:
     from daybreak.model.reading import Reading
@@ -50,6 +51,11 @@ class Cache:
         """Make room for the tokens of `reading` and note which of them are real; called once before the
         layers.
         """
+        if reading.start != self.length or reading.documents is not None:
+            raise DaybreakError(
+                f"the cache holds {self.length} tokens, but the reading continues {reading.start}, or is "
+                "packed; make it with Reading.of(tokens, mask, cache=cache)"
+            )
         end = self.length + reading.length
         if end > self.capacity:
             self._grow(max(end, 2 * self.capacity))

@@ -145,12 +145,22 @@ def _check(
             f"tokens must be whole numbers of shape [batch, length] with at least one token, "
             f"not {tokens.dtype} of shape {list(tokens.shape)}"
         )
-    if mask is not None and mask.shape != tokens.shape:
-        raise DaybreakError(f"the mask has shape {list(mask.shape)}, the tokens {list(tokens.shape)}")
+    if mask is not None:
+        _check_mask(tokens, mask)
     if lengths is not None:
         _check_lengths(tokens, mask, lengths, cache)
     if cache is not None and cache.batch != tokens.shape[0]:
         raise DaybreakError(f"the cache holds {cache.batch} texts, the tokens are {tokens.shape[0]}")
+
+
+def _check_mask(tokens: Tensor, mask: Tensor) -> None:
+    if mask.shape != tokens.shape:
+        raise DaybreakError(f"the mask has shape {list(mask.shape)}, the tokens {list(tokens.shape)}")
+    if mask.dtype != torch.bool and not bool(((mask == 0) | (mask == 1)).all()):
+        raise DaybreakError(
+            "the mask holds other values than 0 and 1; give True (or 1) for real tokens and False (or 0) for "
+            "padding, and packed texts by their lengths"
+        )
 
 
 def _check_lengths(
