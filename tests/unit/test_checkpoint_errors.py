@@ -202,6 +202,34 @@ def test_overflowing_shapes(folder: Path) -> None:
     refused(folder, str(file), FIRST, "[-12, -1]")
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"data_offsets": ["0", "48"]},
+        {"data_offsets": [0, 48.0]},
+        {"data_offsets": {"0": 1, "48": 2}},
+        {"dtype": ["F32"]},
+        {"shape": ["12"]},
+        {"shape": [12.5]},
+        {"shape": "12"},
+        {"shape": [True]},
+    ],
+)
+def test_a_description_of_other_types(wrong: dict[str, Any], folder: Path) -> None:
+    file = folder / "model.safetensors"
+    header_of(file, lambda header: header[FIRST].update(wrong))
+    refused(folder, str(file), FIRST, "fetch it again")
+
+
+@pytest.mark.parametrize("shard", [3, None, ["model-00001-of-00002.safetensors"]])
+def test_an_index_whose_shards_are_no_names(shard: object, folder: Path) -> None:
+    index = sharded(folder)
+    contents = json.loads(index.read_text())
+    contents["weight_map"][FIRST] = shard
+    index.write_text(json.dumps(contents))
+    refused(folder, "index.json", FIRST, repr(shard), "fetch it again")
+
+
 # Tensors
 
 
@@ -322,6 +350,28 @@ def test_a_zip_of_something_else(folder: Path) -> None:
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("notes.txt", "hello")
     refused(folder, str(file), "fetch it again")
+
+
+def rewritten(file: Path, compression: int, byteorder: bytes) -> None:
+    """The same archive, its entries compressed or not, and another byte order named in it."""
+    with zipfile.ZipFile(file) as old:
+        entries = {entry.filename: old.read(entry) for entry in old.infolist()}
+    with zipfile.ZipFile(file, "w", compression) as new:
+        for name, contents in entries.items():
+            new.writestr(name, byteorder if name.endswith("/byteorder") else contents)
+
+
+def test_a_zip_whose_entries_are_compressed(folder: Path) -> None:
+    file = torch_file(folder, load_file(folder / "model.safetensors"))
+    rewritten(file, zipfile.ZIP_DEFLATED, b"little")
+    refused(folder, str(file), "compressed", "safetensors")
+
+
+@pytest.mark.parametrize("byteorder", [b"big", b"middle", b""])
+def test_a_zip_of_another_byte_order(byteorder: bytes, folder: Path) -> None:
+    file = torch_file(folder, load_file(folder / "model.safetensors"))
+    rewritten(file, zipfile.ZIP_STORED, byteorder)
+    refused(folder, str(file), repr(byteorder.decode()), "little", "safetensors")
 
 
 def test_more_than_tensors(folder: Path) -> None:

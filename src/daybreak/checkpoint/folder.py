@@ -82,6 +82,12 @@ def _sharded(index: Path) -> dict[str, Stored]:
         raise DaybreakError(
             f"{index} has no weight_map that says which shard holds which tensor; fetch it again"
         )
+    for name, shard in places.items():
+        if not isinstance(shard, str):
+            raise DaybreakError(
+                f"{index} gives {shard!r} as the shard of tensor {name!r}, which is no file name; "
+                "fetch it again"
+            )
     found: dict[str, Stored] = {}
     for shard in sorted(set(places.values())):
         for stored in contents(_shard(index, shard)):

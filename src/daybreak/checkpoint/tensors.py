@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import json
 import pickle
+import struct
+import zipfile
 from collections.abc import Mapping as Dict
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -73,19 +75,24 @@ def _header(file: Path) -> tuple[dict[str, Any], int]:
 
 def _safetensor(file: Path, name: str, entry: Any, start: int) -> Stored:
     try:
-        dtype, shape, (begin, end) = entry["dtype"], tuple(map(int, entry["shape"])), entry["data_offsets"]
-    except (TypeError, KeyError, ValueError):
-        raise DaybreakError(f"{file} describes tensor {name!r} by {entry!r}: {AGAIN}") from None
+        dtype, shape, places = entry["dtype"], entry["shape"], entry["data_offsets"]
+    except (TypeError, KeyError):
+        dtype = shape = places = None
+    if not isinstance(dtype, str) or not _is_whole(shape) or not _is_whole(places) or len(places) != 2:
+        raise DaybreakError(f"{file} describes tensor {name!r} by {entry!r}: {AGAIN}")
     if dtype not in SAFETENSORS_DTYPES:
         raise DaybreakError(
             f"{file} stores tensor {name!r} as {dtype}; known are {', '.join(SAFETENSORS_DTYPES)}"
         )
-    stored = Stored(name, file, SAFETENSORS_DTYPES[dtype], shape, start + begin)
+    begin, end = places
+    stored = Stored(name, file, SAFETENSORS_DTYPES[dtype], tuple(shape), start + begin)
     if begin < 0 or end - begin != stored.bytes or min(shape, default=1) < 0:
-        raise DaybreakError(
-            f"{file} gives tensor {name!r} of shape {list(shape)} {end - begin} bytes: {AGAIN}"
-        )
+        raise DaybreakError(f"{file} gives tensor {name!r} of shape {shape} {end - begin} bytes: {AGAIN}")
     return stored
+
+
+def _is_whole(numbers: Any) -> bool:
+    return isinstance(numbers, list) and all(type(number) is int for number in numbers)
 
 
 def _pickled(file: Path) -> list[Stored]:
@@ -93,10 +100,11 @@ def _pickled(file: Path) -> list[Stored]:
     # later, as for safetensors. weights_only refuses everything but tensors and plain containers.
     from torch._subclasses.fake_tensor import FakeTensorMode
 
+    records = _records(file)
     try:
         with FakeTensorMode():
             tensors = torch.load(file, map_location="cpu", weights_only=True)
-        if _is_mappable(tensors):
+        if _is_mappable(tensors, records):
             return [_fake(file, name, tensor) for name, tensor in tensors.items()]
         tensors = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -110,9 +118,51 @@ def _pickled(file: Path) -> list[Stored]:
     return [_loaded(file, name, tensor) for name, tensor in _named(file, tensors).items()]
 
 
-def _is_mappable(tensors: Any) -> bool:
+def _records(file: Path) -> dict[int, int]:
+    """First byte and length of every record of a file of torch's; before version 1.6 it has none.
+
+    Since then it is a zip archive. Its tensors can only be mapped if they lie there as in memory, and torch
+    itself crashes where it swaps the bytes of tensors that it has not read: other archives are refused.
+    """
+    with file.open("rb") as handle:
+        if handle.read(4) != b"PK\x03\x04":
+            return {}
+        try:
+            with zipfile.ZipFile(handle) as archive:
+                _check_entries(file, archive)
+                return {_start(handle, entry): entry.file_size for entry in archive.infolist()}
+        except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, struct.error) as error:
+            raise DaybreakError(f"{file} is no file of torch's: {_first_line(error)}; {AGAIN}") from None
+
+
+def _check_entries(file: Path, archive: zipfile.ZipFile) -> None:
+    for entry in archive.infolist():
+        if entry.compress_type != zipfile.ZIP_STORED:
+            raise DaybreakError(
+                f"{file} was compressed after it was saved, so its tensors cannot be mapped; use a "
+                "safetensors version of the checkpoint, or load it with torch and save it anew"
+            )
+        if entry.filename.endswith("/byteorder") and (order := archive.open(entry).read(16)) != b"little":
+            raise DaybreakError(
+                f"{file} has the byte order {order.decode(errors='replace')!r}, and only little is read; use "
+                "a safetensors version of the checkpoint"
+            )
+
+
+def _start(handle: BinaryIO, entry: zipfile.ZipInfo) -> int:
+    """Where an entry's contents start: behind its header of 30 bytes, its name and its padding."""
+    handle.seek(entry.header_offset + 26)
+    name, padding = struct.unpack("<HH", handle.read(4))
+    return entry.header_offset + 30 + int(name) + int(padding)
+
+
+def _is_mappable(tensors: Any, records: Dict[int, int]) -> bool:
+    """Does every tensor lie where torch says? It computes places from its own way of writing, and archives
+    that others have packed again differ."""
     return isinstance(tensors, dict) and all(
-        isinstance(tensor, torch.Tensor) and _offset(tensor) is not None for tensor in tensors.values()
+        isinstance(tensor, torch.Tensor)
+        and records.get(_offset(tensor) or -1) == tensor.untyped_storage().nbytes()
+        for tensor in tensors.values()
     )
 
 
