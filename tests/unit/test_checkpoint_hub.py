@@ -21,6 +21,8 @@ from safetensors.torch import load_file
 import daybreak
 
 TOKEN = "hf_of_the_test"
+SHARD = "model_00001-of-00001.safetensors"
+"""As the largest BLOOM's shards are called."""
 COMMITS = {"main": "a" * 40, "step1": "b" * 40}
 
 
@@ -106,8 +108,17 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     pickled = (scratch / "pytorch_model.bin").read_bytes()
     unneeded = {"pytorch_model.bin": pickled, "tf_model.h5": b"tf", "model.fp16.safetensors": b"variant"}
     old = {name: value for name, value in main.items() if not name.endswith(".safetensors")}
+    index = {"weight_map": {name: SHARD for name in load_file(scratch / "main/model.safetensors")}}
+    bloom = {
+        **old,
+        SHARD: main["model.safetensors"],
+        "model.safetensors.index.json": json.dumps(index).encode(),
+        "model.fp16-00001-of-00001.safetensors": b"variant",
+        "pytorch_model_00001-of-00001.bin": pickled,
+    }
     hub = Hub(
         {
+            "maker/bloom": {COMMITS["main"]: bloom},
             "maker/model": {COMMITS["main"]: {**main, **unneeded}, COMMITS["step1"]: step},
             "maker/old": {COMMITS["main"]: {**old, "pytorch_model.bin": pickled, "flax_model.msgpack": b"f"}},
         }
@@ -189,6 +200,12 @@ def test_only_what_is_needed_was_fetched_with_the_token(hub: Hub, home: Path) ->
     assert files == {"config.json", "model.safetensors", "pytorch_model.bin"}
     assert not any(f"model/resolve/{COMMITS['main']}/pytorch_model.bin" in path for path in hub.asked)
     assert hub.tokens == {f"Bearer {TOKEN}"}
+
+
+def test_shards_named_with_an_underscore(hub: Hub, tmp_path: Path) -> None:
+    (answer,) = resolved(hub, tmp_path, {"source": "maker/bloom"})
+    assert answer["files"] == ["config.json", "model.safetensors.index.json", SHARD]
+    assert daybreak.load(answer["folder"]).architecture.layers == 1
 
 
 @pytest.mark.parametrize("how", ["HF_HUB_OFFLINE", "local_files_only"])

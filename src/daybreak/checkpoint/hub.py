@@ -27,8 +27,9 @@ SMALL = [
     "vocab.json",
     "merges.txt",
 ]
-SAFE = [SAFETENSORS, "model-*-of-*.safetensors", f"{SAFETENSORS}.index.json"]
-UNSAFE = [PICKLED, "pytorch_model-*-of-*.bin", f"{PICKLED}.index.json"]
+# The shards of the largest BLOOM have an underscore where all others have a hyphen.
+SAFE = [SAFETENSORS, "model[-_]*-of-*.safetensors", f"{SAFETENSORS}.index.json"]
+UNSAFE = [PICKLED, "pytorch_model[-_]*-of-*.bin", f"{PICKLED}.index.json"]
 
 
 def resolve(
