@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,16 +18,17 @@ from torch import Tensor
 from daybreak import rules
 from daybreak.architecture import Architecture
 from daybreak.checkpoint import stored as files
-from daybreak.checkpoint.folder import INDEX, SAFETENSORS
+from daybreak.checkpoint.folder import CONFIG, GENERATION, INDEX, SAFETENSORS
 from daybreak.checkpoint.tensors import SAFETENSORS_DTYPES
 from daybreak.errors import DaybreakError
 from daybreak.families.family import Family
 from daybreak.model.decoder import Decoder
 from daybreak.rules import Rule
+from daybreak.text.tokenizer import FILES as TOKENIZER
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _SPELLED = {dtype: name for name, dtype in SAFETENSORS_DTYPES.items()}
-_OURS = re.compile(r"(model|pytorch_model)(-\d{5}-of-\d{5})?\.(safetensors|bin)(\.index\.json)?")
+_WEIGHTS = re.compile(r"(model|pytorch_model)([-_]\d{5}-of-\d{5})?\.(safetensors|bin)(\.index\.json)?")
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,23 +58,27 @@ def save_folder(
     """Write the weights of `decoder` as `family` lays them out, and the files `texts` (name -> contents),
     into `folder`.
 
-    Everything is written beside the old files first and renamed over them at the end: a save that fails
-    leaves the folder as it was, and a model whose parameters are mapped from this very folder keeps its own.
+    Everything is written beside the old files first and renamed into their place at the end: a save that
+    fails leaves the folder as it was, and a model whose parameters are mapped from this very folder keeps
+    its own. Weights, tokenizer and settings of an earlier model do not stay beside those of this one.
     """
+    limit = parse_size(shard_size)
     written = _layout(family, decoder)
     created = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as name:
             scratch = Path(name)
-            _write_weights(scratch, written, parse_size(shard_size))
+            _write_weights(scratch, written, limit)
             for text, content in texts.items():
                 (scratch / text).write_bytes(content)
             _install(scratch, folder)
-    except OSError as error:
+    except BaseException as error:
         if created:
             shutil.rmtree(folder, ignore_errors=True)
-        raise DaybreakError(f"{folder} cannot be written: {error.strerror or error}") from None
+        if isinstance(error, OSError):
+            raise DaybreakError(f"{folder} cannot be written: {error.strerror or error}") from None
+        raise
 
 
 def parse_size(size: int | str) -> int:
@@ -166,10 +171,35 @@ def _write_tensor(handle: BinaryIO, tensor: Tensor) -> None:
 
 
 def _install(scratch: Path, folder: Path) -> None:
-    """Rename the new files into place, then remove weight files of earlier saves that no longer belong."""
-    new = {file.name for file in scratch.iterdir()}
-    for name in sorted(new):
-        os.replace(scratch / name, folder / name)
-    for file in folder.iterdir():
-        if file.name not in new and _OURS.fullmatch(file.name):
-            file.unlink()
+    """Put the old files aside and the new ones into their place; whatever goes wrong, the old ones come back.
+
+    config.json is the first to go and the last to come, so that a process that is killed in between leaves a
+    folder that is no checkpoint, and never one of two models.
+    """
+    new = _config_last(file.name for file in scratch.iterdir())
+    old = _config_last(file.name for file in folder.iterdir() if file.name in new or _is_ours(file))
+    aside = Path(tempfile.mkdtemp(dir=folder, prefix=".replaced-"))
+    try:
+        for name in reversed(old):
+            os.replace(folder / name, aside / name)
+        for name in new:
+            os.replace(scratch / name, folder / name)
+    except BaseException:
+        for name in new:
+            if not (scratch / name).exists():
+                (folder / name).unlink()
+        for name in _config_last(file.name for file in aside.iterdir()):
+            os.replace(aside / name, folder / name)
+        aside.rmdir()
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _config_last(names: Iterable[str]) -> list[str]:
+    return sorted(names, key=lambda name: (name == CONFIG, name))
+
+
+def _is_ours(file: Path) -> bool:
+    """A file of a checkpoint, which says something wrong beside another model's weights."""
+    named = file.name in (CONFIG, GENERATION, *TOKENIZER) or _WEIGHTS.fullmatch(file.name) is not None
+    return named and not file.is_dir()
