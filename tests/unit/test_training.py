@@ -22,7 +22,7 @@ from daybreak.model.decoder import Decoder
 from daybreak.objectives.causal import UNSCORED, next_token_loss, token_losses
 from daybreak.train import compiled as compiling
 from daybreak.train.compiled import compiled
-from daybreak.train.loop import Point, in_bfloat16, train
+from daybreak.train.loop import Point, faster_dtype, in_dtype, train
 from daybreak.train.optimizers import Rates, optimizers, set_rates
 from daybreak.train.schedule import Seconds, Steps, linear
 from daybreak.train.score import bits_per_byte
@@ -108,11 +108,11 @@ def test_every_parameter_learns_and_belongs_to_one_optimizer() -> None:
 
 
 def test_rates_are_shares_of_the_highest() -> None:
-    chosen = optimizers(decoder(), Rates(matrices=0.5, embeddings=0.25, vectors=0.125))
+    chosen = optimizers(decoder(), Rates(matrices=0.5, embeddings=0.25, head=0.2, vectors=0.125))
     for factor in (0.5, 1.0):
         set_rates(chosen, factor)
         found = [group["lr"] for optimizer in chosen for group in optimizer.param_groups]
-        assert found == [0.5 * factor, 0.25 * factor, 0.125 * factor]
+        assert found == [0.5 * factor, 0.25 * factor, 0.2 * factor, 0.125 * factor]
 
 
 def test_it_learns() -> None:
@@ -207,7 +207,8 @@ def test_bfloat16_products_leave_weights_and_loss_in_float32() -> None:
     model = decoder()
     torch.nn.init.normal_(model.head.weight)
     batch = next(cycle())
-    loss = in_bfloat16(next_token_loss)(model, batch)
+    loss = in_dtype(next_token_loss, torch.bfloat16)(model, batch)
+    assert faster_dtype() in (torch.bfloat16, torch.float32)
     assert loss.dtype == torch.float32
     assert loss.item() != next_token_loss(model, batch).item()
     torch.testing.assert_close(loss, next_token_loss(model, batch), rtol=2e-2, atol=0)

@@ -90,8 +90,11 @@ def every(steps: int, step: int) -> bool:
     return step % steps == 0
 
 
-def faster_in_bfloat16() -> bool:
-    """Does this machine multiply matrices of a training step's size faster in bfloat16 than in float32?"""
+def faster_dtype() -> torch.dtype:
+    """In which this machine multiplies matrices of a training step's size faster: bfloat16 or float32.
+
+    bfloat16 is twice as fast on processors that have it, and slower on others.
+    """
     times = {}
     for dtype in (torch.float32, torch.bfloat16):
         matrix = torch.ones(1024, 1024, dtype=dtype)
@@ -101,15 +104,19 @@ def faster_in_bfloat16() -> bool:
             _ = matrix @ matrix
             tries.append(time.perf_counter() - began)
         times[dtype] = min(tries)
-    return times[torch.bfloat16] < times[torch.float32]
+    return min(times, key=lambda dtype: times[dtype])
 
 
-def in_bfloat16(objective: Objective) -> Objective:
-    """The same with its matrix products in bfloat16, twice as fast on processors that have it; weights, norms
-    and the loss stay float32."""
+def products(dtype: torch.dtype) -> torch.autocast:
+    """Within, matrix products are of this dtype; weights, norms and the loss stay float32."""
+    return torch.autocast("cpu", dtype, enabled=dtype != torch.float32)
+
+
+def in_dtype(objective: Objective, dtype: torch.dtype) -> Objective:
+    """The same objective with its matrix products in `dtype`."""
 
     def computed(decoder: Decoder, batch: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
+        with products(dtype):
             return objective(decoder, batch)
 
     return computed

@@ -9,6 +9,8 @@ from torch.optim import AdamW, Muon, Optimizer
 
 from daybreak.model.decoder import Decoder
 
+HEAD = "head.weight"
+
 
 @dataclass(frozen=True)
 class Rates:
@@ -16,8 +18,10 @@ class Rates:
 
     matrices: float = 0.02
     """Muon's, for the matrices inside the blocks."""
-    embeddings: float = 0.003
-    """AdamW's, for token and position embeddings and the head."""
+    embeddings: float = 0.012
+    """AdamW's, for token and position embeddings."""
+    head: float = 0.006
+    """AdamW's, for a head of its own."""
     vectors: float = 0.003
     """AdamW's, for norms and biases."""
 
@@ -30,10 +34,12 @@ def optimizers(decoder: Decoder, rates: Rates) -> list[Optimizer]:
     """
     matrices = [parameter for parameter in decoder.blocks.parameters() if parameter.ndim == 2]
     inside = {id(parameter) for parameter in matrices}
-    rest = [parameter for parameter in decoder.parameters() if id(parameter) not in inside]
+    rest = {name: p for name, p in decoder.named_parameters() if id(p) not in inside}
+    tables = [parameter for name, parameter in rest.items() if parameter.ndim == 2 and name != HEAD]
     groups = [
-        {"params": [parameter for parameter in rest if parameter.ndim == 2], "lr": rates.embeddings},
-        {"params": [parameter for parameter in rest if parameter.ndim == 1], "lr": rates.vectors},
+        {"params": tables, "lr": rates.embeddings},
+        {"params": [parameter for name, parameter in rest.items() if name == HEAD], "lr": rates.head},
+        {"params": [parameter for parameter in rest.values() if parameter.ndim == 1], "lr": rates.vectors},
     ]
     muon = Muon(matrices, lr=rates.matrices, weight_decay=0.0, momentum=0.95)
     adam = AdamW(groups, betas=(0.9, 0.95), eps=1e-10, weight_decay=0.0, fused=True)

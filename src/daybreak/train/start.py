@@ -24,7 +24,9 @@ RATE = 0.03
 SCALE = 0.3
 """Standard deviation of the embedding afterwards; the final norm takes the scale out again, so only the
 blocks feel it."""
-SHARPNESS = 4.0
+BIAS = 5.0
+"""Length of the final norm's bias."""
+SHARPNESS = 10.0
 """By how much the score of the place looked at stands above the mean over all places."""
 
 Tables = tuple[Tensor, Tensor, Tensor]
@@ -95,31 +97,28 @@ def fit_pairs(counts: Tensor, width: int, seed: int, iterations: int = ITERATION
 
     Such a model predicts from the last token alone, so all it can learn stands in `counts` [vocabulary,
     vocabulary], and its exact gradient over the whole text costs as much as one training step. Adam, with the
-    gradient of softmax(norm(E) H^T + b) written out.
+    gradient of softmax((norm(E) + b) H^T) written out.
     """
     generator = torch.Generator().manual_seed(seed)
     vocabulary = counts.shape[0]
     joint = counts / counts.sum()
     marginal = joint.sum(1, keepdim=True)  # [vocabulary, 1]: how often a token is the one to predict from
     frequency = ((counts.sum(0) + 1) / (counts.sum() + vocabulary)).log()  # [vocabulary]
+    bias = torch.randn(width, generator=generator)
+    bias *= BIAS / bias.norm()
     embedding = torch.randn(vocabulary, width, generator=generator)
-    head = torch.zeros(vocabulary, width)
+    head = torch.outer(frequency, bias / BIAS**2)  # it has no bias of its own: frequencies ride on the norm's
     adam = torch.optim.Adam([embedding, head], lr=RATE, betas=(0.9, 0.95), eps=1e-12)
     for iteration in range(iterations):
         adam.param_groups[0]["lr"] = RATE * (1 - iteration / iterations)
+        leaf = embedding.detach().requires_grad_()
         with torch.enable_grad():
-            leaf = embedding.detach().requires_grad_()
-            normed = functional.layer_norm(leaf, (width,))
-        logits = _product(normed, head.T) + frequency
-        error = torch.softmax(logits, -1).mul_(marginal).sub_(joint)  # d loss / d logits
-        (embedding.grad,) = torch.autograd.grad(normed, leaf, _product(error, head))
-        head.grad = _product(error.T, normed)
+            hidden = functional.layer_norm(leaf, (width,)) + bias  # [vocabulary, width]
+        error = torch.softmax(_product(hidden, head.T), -1).mul_(marginal).sub_(joint)  # d loss / d logits
+        (embedding.grad,) = torch.autograd.grad(hidden, leaf, _product(error, head))
+        head.grad = _product(error.T, hidden)
         adam.step()
-    direction = torch.randn(width, generator=generator)
-    direction *= 2 / direction.norm()
-    # The head has no bias, so the frequencies ride on the final norm's.
-    head += torch.outer(frequency, direction / 4)
-    return embedding * (SCALE / embedding.std()), head, direction
+    return embedding * (SCALE / embedding.std()), head, bias
 
 
 def _product(first: Tensor, second: Tensor) -> Tensor:
