@@ -16,6 +16,7 @@ from daybreak import families
 from daybreak.architecture import Architecture
 from daybreak.checkpoint import folder as files
 from daybreak.checkpoint.arrays import is_array_release, read_arrays
+from daybreak.checkpoint.config import CONFIG, GENERATION, read_config, read_generation
 from daybreak.checkpoint.fill import empty_decoder, fill
 from daybreak.checkpoint.hub import resolve
 from daybreak.checkpoint.save import save_folder, to_json
@@ -97,9 +98,9 @@ class LanguageModel:
 
         The weights keep their dtype. A save that fails leaves what was in the folder as it was.
         """
-        texts = {files.CONFIG: to_json(self._config())}
+        texts = {CONFIG: to_json(self._config())}
         if self.generation:
-            texts[files.GENERATION] = to_json(self.generation)
+            texts[GENERATION] = to_json(self.generation)
         if self.tokenizer is not None:
             texts.update(self.tokenizer.files)
         save_folder(Path(folder), self.family, self.decoder, texts, shard_size)
@@ -144,9 +145,10 @@ def load(
     """
     if dtype != "auto":
         _dtype(dtype, "auto")
+    place = _device(device)
     folder = resolve(source, revision, local_files_only)
     arrays = read_arrays(folder) if is_array_release(folder) else None
-    config = arrays[0] if arrays else files.read_config(folder)
+    config = arrays[0] if arrays else read_config(folder)
     family = families.by_model_type(config["model_type"])
     architecture = family.read(config)
     bos = family.special_tokens.get("bos_token_id")
@@ -155,8 +157,8 @@ def load(
     tokenizer = Tokenizer.load(folder, starts_with_bos=starts)
     found = arrays[1] if arrays else files.weights(folder)
     wanted = files.dtype_of(config, found) if dtype == "auto" else _dtype(dtype)
-    decoder = fill(family, architecture, found, wanted, torch.device(device), folder)
-    return LanguageModel(family, decoder, tokenizer, config, files.read_generation(folder))
+    decoder = fill(family, architecture, found, wanted, place, folder)
+    return LanguageModel(family, decoder, tokenizer, config, read_generation(folder))
 
 
 def create(
@@ -170,10 +172,10 @@ def create(
 ) -> LanguageModel:
     """A model with fresh weights, drawn as the family's paper draws them; `changes` are fields of
     `Architecture`."""
-    page = families.by_name(family)
+    place, page = _device(device), families.by_name(family)
     decoder = empty_decoder(page.architecture(size, **changes)).to_empty(device="cpu")
     initialise(decoder, page.initialisation(decoder.architecture), seed)
-    decoder.to(device=device, dtype=_dtype(dtype))
+    decoder.to(device=place, dtype=_dtype(dtype))
     return LanguageModel(page, decoder, size=size)
 
 
@@ -181,3 +183,15 @@ def _dtype(name: str, *others: str) -> torch.dtype:
     if name not in files.DTYPES:
         raise DaybreakError(f"dtype is {name!r}; it must be one of {', '.join((*files.DTYPES, *others))}")
     return files.DTYPES[name]
+
+
+def _device(name: str) -> torch.device:
+    """The device of that name, tried out: torch knows names of devices that a machine or its build lacks."""
+    try:
+        return torch.empty(1, device=name).device
+    except (RuntimeError, AssertionError, TypeError) as error:  # an assertion where it was built without it
+        reason = str(error).strip().split("\n")[0].rstrip(". ")
+        raise DaybreakError(
+            f"device is {name!r}, which torch cannot use here ({reason}); give cpu, or a device that this "
+            "machine and this build of torch have"
+        ) from None

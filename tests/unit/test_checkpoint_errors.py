@@ -111,6 +111,19 @@ def test_unknown_dtype(folder: Path) -> None:
         daybreak.create("gpt2", dtype="auto", layers=1, width=12, heads=2, vocabulary=9)
 
 
+@pytest.mark.parametrize("dtype", [["float32"], 32])
+def test_a_dtype_in_config_that_is_no_name_is_passed_over(dtype: object, folder: Path) -> None:
+    edit_config(folder, dtype=dtype, torch_dtype=None)
+    assert daybreak.load(folder, dtype="auto").dtype == torch.float32
+
+
+@pytest.mark.parametrize("device", ["foo", "cuda:99", "", "cpu:x"])
+def test_a_device_that_is_not_there(device: str, folder: Path) -> None:
+    refused(folder, f"device is {device!r}", "give cpu", device=device)
+    with pytest.raises(DaybreakError, match=f"device is {device!r}"):
+        daybreak.create("gpt2", device=device, layers=1, width=12, heads=2, vocabulary=9)
+
+
 # Which files there are
 
 

@@ -121,7 +121,13 @@ def test_nothing_of_that_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "cannot be read as JSON"), ("[1]", "no object of keys"), ("{}", "has no 'model_type'")],
+    [
+        ("{", "not valid JSON"),
+        ("[1]", "list where an object with keys"),
+        ("{}", "no model_type"),
+        ('{"model_type": ["gpt2"]}', "no model_type"),
+        ('{"model_type": "gpt2", "auto_map": {"AutoConfig": "x.Y"}}', "auto_map"),
+    ],
 )
 def test_a_broken_folder(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "config.json").write_text(text)

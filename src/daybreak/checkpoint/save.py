@@ -18,7 +18,8 @@ from torch import Tensor
 from daybreak import rules
 from daybreak.architecture import Architecture
 from daybreak.checkpoint import stored as files
-from daybreak.checkpoint.folder import CONFIG, GENERATION, INDEX, SAFETENSORS
+from daybreak.checkpoint.config import CONFIG, GENERATION
+from daybreak.checkpoint.folder import INDEX, SAFETENSORS
 from daybreak.checkpoint.tensors import SAFETENSORS_DTYPES
 from daybreak.errors import DaybreakError
 from daybreak.families.family import Family
@@ -177,7 +178,11 @@ def _install(scratch: Path, folder: Path) -> None:
     folder that is no checkpoint, and never one of two models.
     """
     new = _config_last(file.name for file in scratch.iterdir())
-    old = _config_last(file.name for file in folder.iterdir() if file.name in new or _is_ours(file))
+    old = _config_last(
+        file.name
+        for file in folder.iterdir()
+        if not file.is_dir() and (file.name in new or _is_ours(file.name))
+    )
     aside = Path(tempfile.mkdtemp(dir=folder, prefix=".replaced-"))
     try:
         for name in reversed(old):
@@ -199,7 +204,6 @@ def _config_last(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: (name == CONFIG, name))
 
 
-def _is_ours(file: Path) -> bool:
+def _is_ours(name: str) -> bool:
     """A file of a checkpoint, which says something wrong beside another model's weights."""
-    named = file.name in (CONFIG, GENERATION, *TOKENIZER) or _WEIGHTS.fullmatch(file.name) is not None
-    return named and not file.is_dir()
+    return name in (CONFIG, GENERATION, *TOKENIZER) or _WEIGHTS.fullmatch(name) is not None

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from daybreak import families
 from daybreak.architecture import Architecture
+from daybreak.checkpoint.config import read_config
 from daybreak.errors import DaybreakError, nearest
 from daybreak.families.family import Family
 
@@ -76,23 +76,7 @@ def _names() -> list[str]:
 
 
 def _folder(path: Path) -> Subject:
-    config = _config(path / "config.json")
-    if "model_type" not in config:
-        raise DaybreakError(
-            f"{path / 'config.json'} has no 'model_type', so its family is unknown; add the key"
-        )
+    config = read_config(path)
     family = families.by_model_type(config["model_type"])
     special = {key: config[key] for key in SPECIAL if isinstance(config.get(key), int)}
     return Subject(str(path), "folder", family, family.read(config), special)
-
-
-def _config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise DaybreakError(
-            f"{path} cannot be read as JSON ({error}); take the file from the source again"
-        ) from error
-    if not isinstance(config, dict):
-        raise DaybreakError(f"{path} is JSON but no object of keys; take the file from the source again")
-    return config
