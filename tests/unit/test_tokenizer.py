@@ -205,7 +205,7 @@ def test_a_template_and_truncation_in_the_file(tmp_path: Path) -> None:
     assert ours is not None
     assert ours.encode("a b c d e f g h")[0] == 0
     assert len(ours.encode("a b c d e f g h")) > 8
-    assert (ours.bos_id, ours.eos_id, ours.pad_id) == (0, None, 1)
+    assert (ours.bos_id, ours.eos_id, ours.pad_id) == (0, 0, 1)
 
 
 def test_bytes_that_are_no_character(tmp_path: Path) -> None:
@@ -281,6 +281,64 @@ def test_damaged_files(tmp_path: Path) -> None:
     (folder / "tokenizer_config.json").write_text("{}")
     (folder / "tokenizer.json").write_text('{"model": {}}')
     refused(folder, str(folder / "tokenizer.json"), "not a tokenizer")
+
+
+def test_added_tokens_whose_ids_do_not_follow_the_vocabulary(tmp_path: Path) -> None:
+    folder = gpt_j_files(tmp_path / "gpt_j")
+    added = json.loads((folder / "added_tokens.json").read_text())
+    first = min(added.values())
+    (folder / "added_tokens.json").write_text(json.dumps({"<pad>": 1000}))
+    refused(folder, str(folder / "added_tokens.json"), "'<pad>'", "1000", f"it is {first}", "same checkpoint")
+    (folder / "added_tokens.json").write_text(json.dumps({"<a>": first, "<b>": first}))
+    refused(folder, "added_tokens.json", "'<b>'", str(first), f"it is {first + 1}")
+    (folder / "added_tokens.json").write_text(json.dumps({"<a>": first}))
+    decoder = {str(first): {"content": "<b>"}}
+    (folder / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": decoder}))
+    refused(folder, "tokenizer_config.json", "'<b>'", str(first), f"it is {first + 1}")
+
+
+def test_added_tokens_of_which_the_whole_tokenizer_says_something_else(tmp_path: Path) -> None:
+    folder = neox_files(tmp_path / "neox")
+    (folder / "added_tokens.json").write_text(json.dumps({"<|padding|>": 7}))
+    refused(folder, "added_tokens.json", "'<|padding|>'", "the id 7", "it is 1")
+    (folder / "added_tokens.json").write_text(json.dumps({"<|padding|>": 1}))
+    assert Tokenizer.load(folder) is not None
+
+
+@pytest.mark.parametrize("text", ['{"<pad>": "300"}', '{"<pad>": -1}', '{"<pad>": {"id": 300}}', '{"": 300}'])
+def test_added_tokens_that_are_none(text: str, tmp_path: Path) -> None:
+    folder = gpt2_files(tmp_path / "gpt2")
+    (folder / "added_tokens.json").write_text(text)
+    refused(folder, str(folder / "added_tokens.json"), "fetch the file again")
+
+
+@pytest.mark.parametrize(
+    "decoder",
+    [["<pad>"], {"x": {"content": "<pad>"}}, {"300": "<pad>"}, {"300": {}}, {"300": {"content": 1}}],
+)
+def test_a_decoder_of_added_tokens_that_is_none(decoder: Any, tmp_path: Path) -> None:
+    folder = byte_level(tmp_path / "gpt2", added_tokens_decoder=decoder)
+    refused(folder, str(folder / "tokenizer_config.json"), "added_tokens_decoder", "fetch the file again")
+
+
+def test_a_whole_tokenizer_alone_ends_texts_as_the_merges_do(tmp_path: Path) -> None:
+    folder = neox_files(tmp_path / "neox")
+    (folder / "tokenizer_config.json").unlink()
+    ours = Tokenizer.load(folder)
+    assert ours is not None
+    assert (ours.bos_id, ours.eos_id, ours.pad_id) == (0, 0, None)
+    (folder / "tokenizer_config.json").write_text('{"bos_token": null, "eos_token": "<|padding|>"}')
+    named = Tokenizer.load(folder)
+    assert named is not None
+    assert (named.bos_id, named.eos_id) == (None, 1)
+
+
+def test_a_fresh_tokenizer_without_ends_comes_back_without(tmp_path: Path) -> None:
+    backend = Backend.from_file(str(neox_files(tmp_path / "neox") / "tokenizer.json"))
+    Tokenizer(backend).save(tmp_path / "fresh")
+    back = Tokenizer.load(tmp_path / "fresh")
+    assert back is not None
+    assert (back.bos_id, back.eos_id, back.pad_id) == (None, None, None)
 
 
 def test_bos_that_does_not_exist(tmp_path: Path) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from daybreak.errors import DaybreakError
+from daybreak.text.added_tokens import Added, add, from_config, from_list
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -70,7 +71,7 @@ class Tokenizer:
             name: _token(config.get(f"{name}_token", special.get(f"{name}_token", defaults.get(name))))
             for name in ("bos", "eos", "pad")
         }
-        _add_special(backend, _added(folder, files, config), [*tokens.values(), defaults.get("unk")])
+        add(backend, _added(Path(folder), files, config), [*tokens.values(), defaults.get("unk")])
         adds = config.get("add_bos_token")
         if adds is None:
             adds = starts_with_bos or _template_starts(backend, tokens["bos"])
@@ -123,7 +124,7 @@ def _whole(folder: Path, files: Mapping[str, bytes]) -> tuple[Backend, dict[str,
         raise DaybreakError(f"{folder / WHOLE} is not a tokenizer: {error}; fetch it again") from None
     backend.no_truncation()  # files saved after training may cut texts or pad them
     backend.no_padding()
-    return backend, {}
+    return backend, _ends(END_OF_TEXT if backend.token_to_id(END_OF_TEXT) is not None else None)
 
 
 def _from_merges(
@@ -144,7 +145,12 @@ def _from_merges(
     if ends_words:
         return _lower_cased(model), {"unk": UNKNOWN}
     end = END_OF_TEXT if END_OF_TEXT in vocabulary else None
-    return _byte_level(model, bool(config.get("add_prefix_space"))), {"bos": end, "eos": end} if end else {}
+    return _byte_level(model, bool(config.get("add_prefix_space"))), _ends(end)
+
+
+def _ends(token: str | None) -> dict[str, str]:
+    """The second GPT's way, where files name nothing else: one token stands before and after every text."""
+    return {"bos": token, "eos": token} if token else {}
 
 
 def _lower_cased(model: Any) -> Backend:
@@ -204,38 +210,11 @@ def _token(entry: Any) -> str | None:
     return text if isinstance(text, str) else None
 
 
-def _added(
-    folder: str | Path, files: Mapping[str, bytes], config: Mapping[str, Any]
-) -> dict[int, dict[str, Any]]:
-    """Tokens that were added after training, by id."""
-    spelled = _object(Path(folder) / ADDED, files.get(ADDED, b"{}"))
-    added: dict[int, dict[str, Any]] = {number: {"content": token} for token, number in spelled.items()}
-    for number, entry in config.get("added_tokens_decoder", {}).items():
-        added[int(number)] = entry
-    return added
-
-
-def _add_special(
-    backend: Backend, added: Mapping[int, Mapping[str, Any]], special: Sequence[str | None]
-) -> None:
-    """Make the backend know these tokens as wholes; those in the vocabulary keep their ids, others follow in
-    order."""
-    from tokenizers import AddedToken
-
-    known = {token.content for token in backend.get_added_tokens_decoder().values()}
-    for _, entry in sorted(added.items()):
-        if entry["content"] not in known:
-            flags = {
-                key: bool(entry[key])
-                for key in ("lstrip", "rstrip", "single_word", "normalized")
-                if key in entry
-            }
-            is_special = bool(entry.get("special"))
-            token = AddedToken(entry["content"], special=is_special, **flags)
-            backend.add_special_tokens([token]) if is_special else backend.add_tokens([token])
-    for text in dict.fromkeys(special):
-        if text is not None and text not in known and backend.token_to_id(text) is not None:
-            backend.add_special_tokens([AddedToken(text, special=True, normalized=False)])
+def _added(folder: Path, files: Mapping[str, bytes], config: Mapping[str, Any]) -> Iterable[Added]:
+    """Of a token that both files list, the description that says more."""
+    spelled = from_list(folder / ADDED, _object(folder / ADDED, files.get(ADDED, b"{}")))
+    described = from_config(folder / CONFIG, config)
+    return {(token.id, token.text): token for token in (*spelled, *described)}.values()
 
 
 def _template_starts(backend: Backend, bos: str | None) -> bool:
@@ -249,7 +228,7 @@ def _fresh_files(
 ) -> dict[str, bytes]:
     tokens = {"bos_token": bos, "eos_token": eos, "pad_token": pad}
     config = {
-        **{name: token for name, token in tokens.items() if token is not None},
+        **tokens,  # null, too: a token that is left out gets a default
         "add_bos_token": adds,
         "clean_up_tokenization_spaces": False,
         "tokenizer_class": "PreTrainedTokenizerFast",
