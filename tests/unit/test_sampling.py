@@ -236,6 +236,13 @@ def test_greedy_unless_something_asks_for_chance() -> None:
     assert Sampling(n=2).heat == Sampling(top_k=5).heat == 1.0
     assert resolve({}, {}).greedy
     assert resolve({}, {"top_p": 0.9}).heat == 1.0
+    for idle in ({"top_k": 0}, {"top_p": 1.0}, {"min_p": 0.0}, {"typical_p": 1}, {"n": 1}):
+        assert resolve({}, idle).greedy
+        assert resolve({"temperature": 0.7, "top_k": 9}, idle).greedy
+    assert resolve({}, {"top_k": 0, "n": 2}).heat == 1.0
+    for wrong in ({"n": "x"}, {"top_k": "x"}):
+        with pytest.raises(DaybreakError, match="whole number"):
+            resolve({}, wrong)
     assert Sampling(stop="ab").stop == ("ab",)
 
 

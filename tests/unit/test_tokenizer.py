@@ -283,6 +283,16 @@ def test_damaged_files(tmp_path: Path) -> None:
     refused(folder, str(folder / "tokenizer.json"), "not a tokenizer")
 
 
+def test_special_tokens_by_their_text(tmp_path: Path) -> None:
+    ours = Tokenizer.load(opt_files(tmp_path / "opt"))
+    assert ours is not None
+    assert [ours.special_id(text) for text in ("</s>", "<pad>", "</s", "a", "")] == [2, 1, None, None, None]
+    runs = Tokenizer.load(neox_files(tmp_path / "neox"))
+    assert runs is not None
+    assert runs.special_id("<|endoftext|>") == 0
+    assert runs.special_id("  ") is None  # added, but texts show it
+
+
 def test_added_tokens_whose_ids_do_not_follow_the_vocabulary(tmp_path: Path) -> None:
     folder = gpt_j_files(tmp_path / "gpt_j")
     added = json.loads((folder / "added_tokens.json").read_text())

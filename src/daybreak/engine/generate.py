@@ -119,10 +119,7 @@ def _seed(sampling: Sampling) -> int:
 def _continuations(
     model: Model, prompts: Sequence[Prompt], sampling: Sampling, live: bool
 ) -> list[Continuation]:
-    if sampling.stop and model.tokenizer is None:
-        raise DaybreakError("stop strings need a tokenizer, and the model has none; use stop_tokens")
-    own = () if sampling.ignore_eos else special_tokens(model, "eos")
-    endings = frozenset(sampling.stop_tokens).union(own)
+    endings = _endings(model, sampling)
     found = []
     for prompt in prompts:
         room = sampling.room(len(prompt.tokens))
@@ -137,6 +134,15 @@ def _continuations(
                 )
             found.append(Continuation(prompt, sample, room, sampling, endings, words, live))
     return found
+
+
+def _endings(model: Model, sampling: Sampling) -> frozenset[int]:
+    """Tokens that end a text. A stop string that is a special token is one of them: texts do not show it."""
+    if sampling.stop and model.tokenizer is None:
+        raise DaybreakError("stop strings need a tokenizer, and the model has none; use stop_tokens")
+    own = () if sampling.ignore_eos else special_tokens(model, "eos")
+    written = [model.tokenizer.special_id(stop) for stop in sampling.stop]
+    return frozenset(sampling.stop_tokens).union(own, (token for token in written if token is not None))
 
 
 def _advance(batch: _Batch) -> Iterator[int]:

@@ -43,7 +43,7 @@ class Sampling:
     frequency_penalty: float = 0.0
     """Taken off a token's logit for each time that the output holds it."""
     stop: tuple[str, ...] = ()
-    """The text ends before the first of these strings."""
+    """The text ends before the first of these strings, or at a special token that is written so."""
     stop_tokens: tuple[int, ...] = ()
     """Ids that end the text, besides the model's end-of-text tokens."""
     ignore_eos: bool = False
@@ -219,8 +219,8 @@ def resolve(generation: Mapping[str, Any], given: Mapping[str, Any]) -> Sampling
             )
     chosen = {name: value for name, value in given.items() if value is not None}
     merged = {**_published(generation, chosen), **chosen}
-    asked = generation.get("do_sample") or chosen.get("n", 1) > 1 or any(name in chosen for name in _FILTERS)
-    if "temperature" not in chosen and not asked:
+    chance = Sampling(**{name: chosen[name] for name in (*_FILTERS, "n") if name in chosen})
+    if "temperature" not in chosen and chance.greedy and not generation.get("do_sample"):
         merged["temperature"] = 0.0  # what the file says about sampling speaks to those who sample
     merged.setdefault("temperature", 1.0)
     return Sampling(**merged)

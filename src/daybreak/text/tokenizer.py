@@ -99,6 +99,11 @@ class Tokenizer:
         text: str = self._backend.decode(list(ids), skip_special_tokens=skip_special)
         return text
 
+    def special_id(self, text: str) -> int | None:
+        """The id of the special token written so, which `decode` skips; None if there is no such token."""
+        known = self._backend.get_added_tokens_decoder().items()
+        return next((number for number, token in known if token.special and token.content == text), None)
+
     def save(self, folder: str | Path) -> None:
         """Write the files as they were read."""
         Path(folder).mkdir(parents=True, exist_ok=True)
