@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -33,6 +34,9 @@ class Tokenizer:
 
     def encode(self, text: str, bos: bool | None = None) -> list[int]:
         return [self.bos_id] * (self.adds_bos if bos is None else bos) + list(text.encode())
+
+    def special_id(self, text: str) -> int | None:
+        return {"<s>": 1, "</s>": 2}.get(text)
 
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(token for token in ids if token > 2).decode("utf-8", errors="replace")
@@ -183,7 +187,19 @@ def test_prompts_in_every_form() -> None:
     model = model_of("gpt2")
     ids = list(b"ab")
     expected = generate(model, "ab", max_new_tokens=4)[0].tokens
-    for form in (["ab"], ids, [ids], torch.tensor(ids), torch.tensor([ids]), ("ab",)):
+    array = np.array(ids)
+    forms: list[Any] = [["ab"], ids, [ids], torch.tensor(ids), torch.tensor([ids]), ("ab",)]
+    forms += [
+        [torch.tensor(ids)],
+        list(torch.tensor(ids)),
+        array,
+        [array],
+        list(array),
+        array[None],
+        tuple(ids),
+    ]
+    forms += [array.astype(np.uint8), np.array(["ab"])]
+    for form in forms:
         assert tokens_of(generate(model, form, max_new_tokens=4)) == [expected]
 
 
@@ -193,6 +209,20 @@ def test_prompts_in_every_form() -> None:
         ([[270]], {}, "token id 270; the model's go from 0 to 269"),
         ([[-1]], {}, "token id -1"),
         ([[5] * 65], {}, "prompt 1 has 65 tokens, but the model reads 64 at most"),
+        ([3.0, 4], {}, "prompt 1 has 3.0 as entry 1; token ids are whole numbers"),
+        ([[3], [4, 5.5]], {}, "prompt 2 has 5.5 as entry 2"),
+        ([3, "a"], {}, "prompt 1 has 'a' as entry 2"),
+        ([[3], ["4"]], {}, "prompt 2 has '4' as entry 1"),
+        ([[[3]]], {}, "prompt 1 has [3] as entry 1"),
+        (["a", 5], {}, "prompt 2 is 5; give a text"),
+        (torch.tensor([1.0]), {}, "prompt 1 has 1.0 as entry 1"),
+        (np.array([[1, 2], [3, 4.5]]), {}, "prompt 1 has 1.0 as entry 1"),
+        ([None], {}, "prompt 1 has None as entry 1"),
+        (5, {}, "the prompts are 5; give a text"),
+        (torch.tensor(5), {}, "the prompts are 5"),
+        (None, {}, "the prompts are None"),
+        (b"text", {}, "the prompts are b'text'"),
+        ([], {}, "there is no prompt"),
         ("text", {"temprature": 1}, "did you mean 'temperature'"),
         ("text", {"batch_size": 0}, "batch_size is 0"),
         ("text", {"max_length": 3}, "the prompt has 4 tokens and max_length is 3"),
@@ -285,6 +315,22 @@ def test_a_stop_string_is_text_until_enough_is_written(monkeypatch: pytest.Monke
     model = model_of("gpt2")
     monkeypatch.setattr(model.decoder, "unembed", Script(model, "ab.cd.ef"))
     assert generate(model, "x", stop=".", min_new_tokens=4, temperature=0)[0].text == "ab.cd"
+
+
+@pytest.mark.parametrize("least", [0, 3])
+def test_a_stop_string_may_be_a_special_token(least: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of("gpt2")
+    settings: dict[str, Any] = {"stop": ["!", "</s>"], "ignore_eos": True, "temperature": 0}
+    script = Script(model, "ab\x02cd")
+    monkeypatch.setattr(model.decoder, "unembed", script)
+    found = generate(model, "x", max_new_tokens=5, min_new_tokens=least, **settings)[0]
+    if least:  # like every end it may not come before enough is written
+        assert found.tokens[2] != 2 and len(found.tokens) == 5
+    else:
+        assert (found.text, found.tokens, found.finish_reason) == ("ab", [97, 98, 2], "stop")
+    monkeypatch.setattr(model.decoder, "unembed", Script(model, "ab\x02cd"))
+    past = generate(model, "x", max_new_tokens=5, ignore_eos=True, stop="<|s|>", temperature=0)[0]
+    assert past.tokens == list(b"ab\x02cd")
 
 
 # The rest

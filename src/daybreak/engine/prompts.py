@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -27,8 +29,12 @@ class Model(Protocol):
     def architecture(self) -> Architecture: ...
 
 
-Prompts = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]] | Tensor
-"""One text, several, one list of token ids, several, or whole numbers [length] or [batch, length]."""
+Prompts = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]] | Sequence[Tensor] | Tensor
+"""One text, several, one list of token ids, several, or whole numbers [length] or [batch, length]; numpy's
+arrays and numbers stand for tensors and ids."""
+
+
+_FORMS = "give a text, or a list of texts or of token ids"
 
 
 @dataclass(frozen=True)
@@ -48,17 +54,29 @@ def prepare(model: Model, prompts: Prompts) -> list[Prompt]:
     A text gets the token that the family was trained to start with, if it was, and once; ids are taken as
     they are. An empty prompt becomes the token that texts start from, or else the one that they end with.
     """
-    entries: Any = prompts.tolist() if isinstance(prompts, Tensor) else prompts
-    if isinstance(entries, str) or (len(entries) > 0 and isinstance(entries[0], int)):
+    given = _plain(prompts)
+    if not isinstance(given, str) and not _is_list(given):
+        raise DaybreakError(f"the prompts are {reprlib.repr(given)}; {_FORMS}")
+    entries = [given] if isinstance(given, str) else [_plain(entry) for entry in given]
+    if not entries:
+        raise DaybreakError(f"there is no prompt: {_FORMS}")
+    if not isinstance(entries[0], str) and not _is_list(entries[0]):
         entries = [entries]
-    if not len(entries):
-        raise DaybreakError("there is no prompt: give a text, or a list of texts or of token ids")
     return [_prepare(model, index, entry) for index, entry in enumerate(entries)]
+
+
+def _plain(value: Any) -> Any:
+    """Lists and numbers for tensors and numpy's arrays."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
 def _prepare(model: Model, index: int, entry: Any) -> Prompt:
     from_text = isinstance(entry, str)
-    tokens = _encode(model, entry) if from_text else [int(token) for token in entry]
+    tokens = _encode(model, entry) if from_text else _ids(index, entry)
     if not tokens:
         tokens = [_first_token(model)]
     vocabulary, context = model.architecture.vocabulary, model.architecture.context
@@ -72,6 +90,20 @@ def _prepare(model: Model, index: int, entry: Any) -> Prompt:
             f"prompt {index + 1} has {len(tokens)} tokens, but the model reads {context} at most; shorten it"
         )
     return Prompt(index, tuple(tokens), from_text)
+
+
+def _ids(index: int, entry: Any) -> list[int]:
+    if not _is_list(entry):
+        raise DaybreakError(f"prompt {index + 1} is {reprlib.repr(entry)}; {_FORMS}")
+    ids = []
+    for place, token in enumerate(entry, 1):
+        try:
+            ids.append(operator.index(token))
+        except TypeError:
+            raise DaybreakError(
+                f"prompt {index + 1} has {reprlib.repr(token)} as entry {place}; token ids are whole numbers"
+            ) from None
+    return ids
 
 
 def _encode(model: Model, text: str) -> list[int]:
