@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Before torch is imported by any test. The models are tiny, and two threads that wait for each other on a busy
-# machine make a test many times slower.
+# Before torch is imported by any test. The models are tiny, and two threads that wait for each other on a
+# busy machine make a test many times slower.
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
