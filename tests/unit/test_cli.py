@@ -124,6 +124,25 @@ def test_our_own_mistakes_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> Non
         main.run(["describe", "gpt2"])
 
 
+def test_our_own_mistakes_have_a_status_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(name: str) -> dict[str, object]:
+        raise KeyError(name)
+
+    monkeypatch.setattr("daybreak.compare.describe.describe", fail)
+    monkeypatch.setattr(sys, "argv", ["daybreak", "describe", "gpt2"])
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    assert ended.value.code == main.OUR_MISTAKE == 70
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert lines[-2:] == [
+        "KeyError: 'gpt2'",
+        "this is a mistake in daybreak; please report it with the lines above",
+    ]
+
+
 def test_an_interruption_ends_quietly(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

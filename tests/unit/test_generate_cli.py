@@ -93,6 +93,7 @@ def test_prompts_from_standard_input(
         (["--n", "2", "--temperature", "0"], "all samples are the same"),
         (["--logprobs", "1"], "add --json"),
         (["--top-k", "many"], "--top-k"),
+        (["--device", "foo"], "device is 'foo'"),
     ],
 )
 def test_wrong_input_is_one_line_and_status_2(

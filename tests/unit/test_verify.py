@@ -191,3 +191,10 @@ def test_the_ledger_shows_failures_and_survivors() -> None:
     assert "SURVIVED in opt: weights, x: y" in page
     shown = "\n".join(ledger.plain(report))
     assert "BEYOND THE BOUND in odd shape" in shown and "mutants killed: 1 of 2" in shown
+
+
+def test_a_checkpoint_without_a_reference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = daybreak.create("gpt3", vocabulary=61, context=32, layers=2, width=24, heads=3, inner=40)
+    assert run(["verify", saved(made, tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "GPT-3" in error and "no reference to be compared with" in error

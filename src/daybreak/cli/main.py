@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,6 +30,8 @@ COMMANDS = {
 """Every command with its line in `--help`; its function stands in the module of that name in this folder."""
 
 WRONG_INPUT = 2
+OUR_MISTAKE = 70
+"""Neither wrong input nor an answer: 1 is `verify`'s for models that differ."""
 INTERRUPTED = 130
 
 
@@ -102,8 +105,14 @@ def _text(error: Exception) -> str:
 
 
 def main() -> None:
-    """The entry point of the installed command."""
-    sys.exit(run())
+    """The entry point of the installed command: `run`, and a status for exceptions that nobody expected."""
+    try:
+        status = run()
+    except Exception:
+        traceback.print_exc()
+        print("this is a mistake in daybreak; please report it with the lines above", file=sys.stderr)
+        status = OUR_MISTAKE
+    sys.exit(status)
 
 
 if __name__ == "__main__":

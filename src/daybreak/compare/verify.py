@@ -10,10 +10,12 @@ from pathlib import Path
 import torch
 
 from daybreak import families
+from daybreak.checkpoint.arrays import is_array_release
 from daybreak.checkpoint.hub import resolve
 from daybreak.compare import mutants, parity, reference
 from daybreak.compare.mutants import Verdict
 from daybreak.compare.parity import BOUND, MODES, Pair
+from daybreak.errors import DaybreakError
 from daybreak.families.trials import trials
 from daybreak.language_model import LanguageModel, load
 from daybreak.model.decoder import Decoder
@@ -91,6 +93,11 @@ def verify_checkpoint(
     progress("loading on both sides")
     folder = resolve(source, revision)
     ours = load(folder)
+    if not ours.family.hf_class or is_array_release(folder):
+        raise DaybreakError(
+            f"{source}, a model of {ours.family.title}, has no reference to be compared with: transformers "
+            "does not open it; name a second folder to compare the two with each other"
+        )
     theirs = reference.load(folder)
     progress("comparing")
     pair = ModelPair(ours, parity.pair(ours.family, theirs, ours.decoder, SEED))
