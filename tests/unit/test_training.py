@@ -24,9 +24,10 @@ from daybreak.train import compiled as compiling
 from daybreak.train.compiled import compiled
 from daybreak.train.loop import Point, faster_dtype, in_dtype, train
 from daybreak.train.optimizers import Rates, optimizers, set_rates
+from daybreak.train.pairs import count_pairs, fit_pairs
 from daybreak.train.schedule import Seconds, Steps, linear
 from daybreak.train.score import bits_per_byte
-from daybreak.train.start import count_pairs, fit_pairs, start, tables
+from daybreak.train.start import start, tables
 from daybreak.train.stop import Stop, stop_on_signals
 
 VOCABULARY, WIDTH, CONTEXT = 60, 24, 16
@@ -284,8 +285,9 @@ def test_more_iterations_predict_better() -> None:
     counts = count_pairs(documents(), VOCABULARY)
 
     def loss(iterations: int) -> float:
-        embedding, head, bias = fit_pairs(counts, WIDTH, seed=3, iterations=iterations)
-        logits = (functional.layer_norm(embedding, (WIDTH,)) + bias) @ head.T
+        found = fit_pairs(counts, WIDTH, free=4, seed=3, iterations=iterations)
+        assert not any(table[..., -4:].any() for table in (found.embedding, found.head, found.bias))
+        logits = (functional.layer_norm(found.embedding, (WIDTH,)) + found.bias) @ found.head.T
         return float(-(counts * logits.log_softmax(-1)).sum() / counts.sum())
 
     assert loss(50) < loss(25) < loss(0) < math.log(VOCABULARY)
@@ -307,6 +309,25 @@ def test_the_first_heads_look_back(distance: int, monkeypatch: pytest.MonkeyPatc
     scores = query @ key.T
     for place in range(4, CONTEXT):
         assert int(scores[place, : place + 1].argmax()) == place - distance
+
+
+def test_some_heads_copy_what_followed_the_last_time() -> None:
+    """Random tokens, and the same again: nothing but copying can help with the second half."""
+    model = decoder(width=128, positions=daybreak.architecture.Rotary(32), context=2 * CONTEXT)
+    half = torch.stack([torch.randperm(VOCABULARY)[:CONTEXT] for _ in range(64)])
+    batch = torch.cat([half, half], dim=1)
+    text = [np.random.default_rng(n).integers(0, VOCABULARY, 500).astype(np.int32) for n in range(20)]
+
+    def loss_by_half() -> list[float]:
+        losses = token_losses(model, batch[:, :-1], batch[:, 1:]).view(64, -1)
+        return [losses[:, : CONTEXT - 1].mean().item(), losses[:, CONTEXT:].mean().item()]
+
+    start(model, tables(model, text, seed=0))
+    first, second = loss_by_half()
+    assert second < first - 0.5
+    model.blocks[1].get_submodule("attention.out").weight.data.zero_()
+    first, second = loss_by_half()
+    assert abs(second - first) < 0.1
 
 
 @pytest.mark.parametrize("family", ["gpt", "gpt2", "gpt_j", "bloom"])

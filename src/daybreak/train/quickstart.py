@@ -23,12 +23,13 @@ from daybreak.train.compiled import compiled
 from daybreak.train.functions import shuffled
 from daybreak.train.loop import Objective, Point, faster_dtype, in_dtype, products, train
 from daybreak.train.optimizers import Rates
+from daybreak.train.pairs import Tables
 from daybreak.train.picture import loss_curve
 from daybreak.train.report import Clock, Report, Watch
 from daybreak.train.schedule import Budget, Seconds, Steps
 from daybreak.train.score import bits_per_byte
 from daybreak.train.settings import Settings
-from daybreak.train.start import Tables, start, tables
+from daybreak.train.start import start, tables
 from daybreak.train.stop import Stop, stop_on_signals
 from daybreak.train.text import Text, read_text
 
@@ -123,7 +124,7 @@ class _Run:
                 self.objective, self.found["uncompiled"] = found.objective, found.problem
 
     def train(self) -> None:
-        start(self.model.decoder, self.tables)
+        start(self.model.decoder, self.tables, self.settings.seed)
         self.model.tokenizer = self.text.tokenizer
         with self.clock.phase("training"):
             budget = self._budget()
