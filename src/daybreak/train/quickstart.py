@@ -35,6 +35,8 @@ from daybreak.train.text import Text, read_text
 
 RATES = Rates()
 COMPLETIONS = 3
+COMPLETED_LINES = 4
+"""A function whose beginning is shown completed has at least so many lines more."""
 FORWARD = 0.6
 """A token read while scoring, uncompiled, against one learned from."""
 SAMPLING = 8.0
@@ -148,13 +150,12 @@ class _Run:
         with self.clock.phase("sampling"):
             seed, count = self.settings.seed, self.settings.samples
             texts = [file.text for file in self.text.validation.files]
-            drawn = sample.choose(self.model, shuffled(texts, seed), count + COMPLETIONS)
+            drawn = sample.choose(self.model, shuffled(texts, seed), count)
+            long = [function for function in drawn if function.body.count("\n") >= COMPLETED_LINES]
             untrained = fresh(self.settings)
             untrained.tokenizer = self.model.tokenizer
-            self.found["parsed"] = sample.parsed(
-                self.model, untrained, drawn[:count], seed, self.watch.progress
-            )
-            self.found["completions"] = sample.complete_prompts(self.model, drawn[-COMPLETIONS:], seed)
+            self.found["parsed"] = sample.parsed(self.model, untrained, drawn, seed, self.watch.progress)
+            self.found["completions"] = sample.complete_prompts(self.model, long[:COMPLETIONS], seed)
 
     def save(self) -> None:
         with self.clock.phase("saving"):

@@ -12,7 +12,7 @@ from daybreak.train.functions import Function, complete, parses
 
 ROOM = 128
 """New tokens per function."""
-TEMPERATURE = 0.8
+TEMPERATURE = 0.5
 
 Progress = Callable[[int, int], None]
 
