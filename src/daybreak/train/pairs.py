@@ -18,6 +18,8 @@ SCALE = 0.3
 """Standard deviation of the embedding. The final norm takes it out again, so only the blocks feel it."""
 BIAS = 5.0
 """Length of the final norm's bias."""
+ROWS = 512
+"""Tokens predicted from at once: their logits stay in the cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +56,6 @@ def fit_pairs(counts: Tensor, width: int, free: int, seed: int, iterations: int 
     generator = torch.Generator().manual_seed(seed)
     vocabulary, used = counts.shape[0], width - free
     joint = counts / counts.sum()
-    marginal = joint.sum(1, keepdim=True)  # [vocabulary, 1]: how often a token is the one to predict from
     frequency = (counts.sum(0) + 1) / (counts.sum() + vocabulary)
     bias = torch.randn(used, generator=generator)
     bias *= BIAS / bias.norm()
@@ -67,9 +68,8 @@ def fit_pairs(counts: Tensor, width: int, free: int, seed: int, iterations: int 
         leaf = embedding.detach().requires_grad_()
         with torch.enable_grad():
             hidden = _normed(leaf, free) + bias  # [vocabulary, used]
-        error = torch.softmax(_product(hidden, head.T), -1).mul_(marginal).sub_(joint)  # d loss / d logits
-        (embedding.grad,) = torch.autograd.grad(hidden, leaf, _product(error, head))
-        head.grad = _product(error.T, hidden)
+        at_hidden, head.grad = _gradients(hidden.detach(), head, joint)
+        (embedding.grad,) = torch.autograd.grad(hidden, leaf, at_hidden)
         adam.step()
     embedding *= SCALE / embedding.std()
     embedding, head, bias = (functional.pad(table, (0, free)) for table in (embedding, head, bias))
@@ -81,5 +81,15 @@ def _normed(embedding: Tensor, free: int) -> Tensor:
     return functional.layer_norm(whole, whole.shape[-1:])[:, : embedding.shape[1]]
 
 
-def _product(first: Tensor, second: Tensor) -> Tensor:
-    return (first.to(torch.bfloat16) @ second.to(torch.bfloat16)).float()
+def _gradients(hidden: Tensor, head: Tensor, joint: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the cross-entropy in `hidden` and `head`, both [vocabulary, used]; `joint` holds shares of pairs."""
+    low, low_head = hidden.to(torch.bfloat16), head.to(torch.bfloat16)
+    at_hidden, at_head = torch.empty_like(hidden), torch.zeros_like(head)
+    for first in range(0, len(hidden), ROWS):
+        rows = slice(first, first + ROWS)
+        predicted = torch.softmax((low[rows] @ low_head.T).float(), -1)  # [rows, vocabulary]
+        wanted = joint[rows]
+        error = predicted.mul_(wanted.sum(1, keepdim=True)).sub_(wanted).to(torch.bfloat16)
+        at_hidden[rows] = (error @ low_head).float()
+        at_head += error.T @ low[rows]
+    return at_hidden, at_head
