@@ -161,7 +161,7 @@ class _Run:
         with self.clock.phase("saving"):
             self.model.save(self.folder)
             if self.points:
-                title = f"{self.model.family.title}: learning Python's standard library"
+                title = f"a small model of the {self.model.family.title} design"
                 loss_curve(self.points, self.folder / "loss.png", title)
 
     def report(self, target: Path) -> Report:

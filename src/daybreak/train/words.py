@@ -21,7 +21,7 @@ def lines(report: Report) -> Iterator[str]:
     yield f"time:         {sum(report.seconds.values()):.0f} s ({phases})"
     yield f"model:        {report.folder} (also loss.png, metrics.jsonl, quickstart.json)"
     if report.finished:
-        yield f'try:          daybreak generate {report.folder} "def read_lines(path):" --temperature 0.8'
+        yield f'try:          daybreak generate {report.folder} "def read_lines(path):" --temperature 0.5'
 
 
 def _text(report: Report) -> Iterator[str]:
