@@ -16,11 +16,11 @@ HEAD = "head.weight"
 class Rates:
     """Learning rates at their highest."""
 
-    matrices: float = 0.02
+    matrices: float = 0.014
     """Muon's, for the matrices inside the blocks."""
     embeddings: float = 0.012
     """AdamW's, for token and position embeddings."""
-    head: float = 0.006
+    head: float = 0.012
     """AdamW's, for a head of its own."""
     vectors: float = 0.003
     """AdamW's, for norms and biases."""
