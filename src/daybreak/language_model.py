@@ -31,7 +31,7 @@ from daybreak.model.initialise import initialise
 from daybreak.text.tokenizer import Tokenizer
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class LanguageModel:
     """What `daybreak.load` and `daybreak.create` return."""
 
@@ -44,6 +44,10 @@ class LanguageModel:
     """generation_config.json as it was read."""
     size: str | None = None
     """Of a fresh model, the published size whose shape it has."""
+
+    def __repr__(self) -> str:
+        shape = self.architecture
+        return f"LanguageModel({self.family.name}, {shape.layers} layers, width {shape.width}, {self.dtype})"
 
     @property
     def architecture(self) -> Architecture:
@@ -59,6 +63,9 @@ class LanguageModel:
     ) -> Tensor:
         """[batch, length] int64 -> [batch, length, vocabulary] float32; without gradients, see
         `Decoder.logits`."""
+        vocabulary = self.architecture.vocabulary
+        if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocabulary:
+            raise DaybreakError(f"a token id is outside the model's, which go from 0 to {vocabulary - 1}")
         return self.decoder.logits(tokens, mask, lengths)
 
     def generate(

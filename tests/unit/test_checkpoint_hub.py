@@ -223,7 +223,10 @@ def test_offline_nothing_is_asked(how: str, hub: Hub, home: Path) -> None:
     assert main["files"] == step["files"] == ["config.json", "model.safetensors"]
     assert (Path(main["folder"]).name, Path(step["folder"]).name) == (COMMITS["main"], COMMITS["step1"])
     assert old["files"] == ["config.json", "pytorch_model.bin"]
-    assert "maker/never at revision main is not in the local cache" in never["error"]
+    assert (
+        "maker/never at revision main: there is no such folder here, it is not in the local cache"
+        in never["error"]
+    )
     assert "HF_HUB_OFFLINE" in never["error"]
     assert len(hub.asked) == before
 
@@ -245,4 +248,7 @@ def test_errors_name_repository_revision_and_remedy(hub: Hub, tmp_path: Path) ->
 def test_a_hub_that_cannot_be_reached(hub: Hub, tmp_path: Path) -> None:
     gone = Hub({}, address="http://127.0.0.1:9")
     (answer,) = resolved(gone, tmp_path, {"source": "maker/model"})
-    assert "maker/model at revision main is not in the local cache" in answer["error"]
+    assert (
+        "maker/model at revision main: there is no such folder here, it is not in the local cache"
+        in answer["error"]
+    )

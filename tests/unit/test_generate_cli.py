@@ -135,3 +135,8 @@ def test_every_setting_has_a_sentence_and_an_option(capsys: pytest.CaptureFixtur
     for name, sentence in docs.items():
         assert f"--{name.replace('_', '-').removesuffix('s')}" in out
         assert sentence.split()[0] in out
+
+
+def test_a_prompt_that_is_no_text_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["generate", "anything", "caf\udce9"]) == 2
+    assert "not UTF-8" in capsys.readouterr().err

@@ -136,11 +136,30 @@ def test_an_interrupted_run_saves_what_it_has(
     assert daybreak.load(tmp_path / "run").architecture.width == 16
 
 
+def test_interrupted_before_the_first_step_an_earlier_run_stays(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    assert quickstart(source, out) == 0
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+
+    def interrupt(self: object, name: str) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("daybreak.cli.live.Live.phase", interrupt)
+    assert quickstart(source, out) == 130
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+    assert list(tmp_path.iterdir()) == [out]
+
+
 def test_no_source_is_one_line_and_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert quickstart(tmp_path / "nowhere", tmp_path / "run") == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1 and "no Python source" in error
-    assert not list(tmp_path.iterdir())
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for folder, message in ((tmp_path / "nowhere", "no folder"), (empty, "no Python source")):
+        assert quickstart(folder, tmp_path / "run") == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1 and message in error
+    assert list(tmp_path.iterdir()) == [empty]
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ def _progress() -> type[Any] | None:
 
 def _not_cached(at: str, error: Exception) -> str:
     return (
-        f"{at} is not in the local cache, and the hub was not asked or not reached; connect once with "
-        "HF_HUB_OFFLINE unset, "
-        f"or copy the checkpoint into a folder and name that"
+        f"{at}: there is no such folder here, it is not in the local cache, and the hub was not asked or not "
+        "reached; check the spelling, connect once with HF_HUB_OFFLINE unset, or name a folder with the "
+        "checkpoint"
     )

@@ -90,9 +90,13 @@ def _is_given(value: Any) -> bool:
 
 
 def _texts(prompt: str, lines: bool) -> list[str]:
+    try:
+        text = sys.stdin.read() if prompt == "-" else prompt
+        text.encode()  # bytes that are no text reach Python as lone surrogates
+    except UnicodeError as error:
+        raise DaybreakError(f"the prompt is not UTF-8 text: {error}") from None
     if prompt != "-":
         return [prompt]
-    text = sys.stdin.read()
     return text.splitlines() if lines else [text.removesuffix("\n")]
 
 

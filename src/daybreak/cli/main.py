@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -95,9 +96,18 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except BrokenPipeError:  # whoever read our output has stopped reading, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence()
         return 0
+    except OSError as error:  # a full disk, a file that may not be read
+        print(f"error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        _silence()
+        return WRONG_INPUT
     return result if isinstance(result, int) else 0
+
+
+def _silence() -> None:
+    """What is still to be written to stdout goes nowhere, so that Python's last flush does not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _text(error: Exception) -> str:
@@ -106,6 +116,9 @@ def _text(error: Exception) -> str:
 
 def main() -> None:
     """The entry point of the installed command: `run`, and a status for exceptions that nobody expected."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without our signs shows others instead
     try:
         status = run()
     except Exception:

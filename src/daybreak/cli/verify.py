@@ -118,7 +118,7 @@ def _print_departure(found: Departure) -> None:
     if found.module is None and not found.same:
         print(f"different, though the {found.checked} modules agree on the tokens that were read")
     elif found.same:
-        print(f"same: {found.checked} modules agree, logits to {found.difference:.1e} of the largest")
+        print(f"same: all weights, and the outputs of {found.checked} modules (not compared: tokenizers)")
     else:
         print(
             f"different: {found.module} is the first module whose output departs, by {found.difference:.1e}"

@@ -89,9 +89,9 @@ FAMILY = Family(
     model_type="gpt2",
     hf_class="GPT2LMHeadModel",
     base=Architecture(),
-    sizes=sizes(
+    sizes=sizes({"distilgpt2": (6, 768, 12, 81_912_576)}, hub="distilbert/{}")
+    | sizes(
         {
-            "distilgpt2": (6, 768, 12, 81_912_576),
             "gpt2": (12, 768, 12, 124_439_808),
             "gpt2-medium": (24, 1024, 16, 354_823_168),
             "gpt2-large": (36, 1280, 20, 774_030_080),

@@ -64,6 +64,8 @@ def quickstart(settings: Settings, target: Path, watch: Watch, clock: Clock, for
             with clock.phase("reading the text"):
                 reading.result()
             run.train()
+            if stop.asked and not run.steps:
+                raise KeyboardInterrupt  # nothing was learned, so what stands at `target` stays
             if stop.asked:
                 compressing.cancel()
             else:

@@ -49,6 +49,8 @@ class Settings:
         if not self.seconds > 0:
             raise DaybreakError(f"seconds is {self.seconds}; it must be above 0")
         families.by_name(self.family)
+        if self.source is not None and not self.source.is_dir():
+            raise DaybreakError(f"no folder {str(self.source)!r}; --source names one with Python files")
 
     @property
     def stride(self) -> int:

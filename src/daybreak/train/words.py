@@ -19,7 +19,9 @@ def lines(report: Report) -> Iterator[str]:
         yield f"not compiled: {report.uncompiled}; with one, training is about 1.5 times as fast"
     phases = ", ".join(f"{name} {seconds:.0f}" for name, seconds in report.seconds.items() if seconds >= 0.5)
     yield f"time:         {sum(report.seconds.values()):.0f} s ({phases})"
-    yield f"model:        {report.folder} (also loss.png, metrics.jsonl, quickstart.json)"
+    written = ("loss.png", "metrics.jsonl", "quickstart.json")
+    others = [name for name in written if (report.folder / name).exists()]
+    yield f"model:        {report.folder} (also {', '.join(others)})"
     if report.finished:
         yield f'try:          daybreak generate {report.folder} "def read_lines(path):" --temperature 0.5'
 
