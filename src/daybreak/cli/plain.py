@@ -25,11 +25,6 @@ def _row(row: Sequence[str], widths: Sequence[int], right: frozenset[int], inden
     return (start + ("\n" + " " * lead).join(wrapped)).rstrip()
 
 
-def paragraph(text: str) -> str:
-    """Running text in lines of the common length."""
-    return textwrap.fill(text, LINE, break_long_words=False, break_on_hyphens=False)
-
-
 def count(number: int) -> str:
     """A number of parameters with three digits: 70.4M, 1.41B, 176B."""
     for unit, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):

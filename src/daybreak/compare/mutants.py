@@ -20,7 +20,7 @@ from daybreak.compare.reference import redraw
 from daybreak.errors import DaybreakError
 from daybreak.model.decoder import Decoder
 from daybreak.model.reading import Reading
-from daybreak.rules import PER_HEAD, SAME, THIRDS, TRANSPOSED, Layout, Rule, expand
+from daybreak.rules import PER_HEAD, SAME, THIRDS, TRANSPOSED, Layout, Rule
 
 Tensors = dict[str, Tensor]
 
@@ -43,20 +43,13 @@ def judge(pair: Pair, tensors: Tensors) -> Iterator[Verdict]:
     file).
     """
     architecture = pair.decoder.architecture
-    rules = rules_of(pair)
+    rules = pair.rules
     for field, change, wrong in architectures(architecture):
         yield Verdict("architecture", field, change, _fate(pair, wrong, rules, tensors))
     for subject, change, wrong_rules in tables(rules, architecture):
         yield Verdict("weights", subject, change, _fate(pair, architecture, wrong_rules, tensors))
     for fact, change, reading in readings(pair):
         yield Verdict("reading", fact, change, _reading_fate(pair, reading))
-
-
-def rules_of(pair: Pair) -> list[Rule]:
-    """The weight table of the pair's decoder."""
-    names = dict(pair.decoder.named_parameters())
-    family = pair.family
-    return expand(family.rules, pair.decoder.architecture.layers, names, family.prefix, family.older_prefixes)
 
 
 # Architectures

@@ -19,7 +19,7 @@ from daybreak.compare import reference
 from daybreak.families.family import Family
 from daybreak.model.cache import Cache
 from daybreak.model.decoder import Decoder
-from daybreak.rules import expand
+from daybreak.rules import Rule, expand
 
 BOUND = 1e-5
 """Largest accepted difference in float32, relative to the largest logit."""
@@ -43,6 +43,13 @@ class Pair:
         largest = greatest(float(t.abs().max()) for t in self.truth)
         worst = greatest(float((a - b).abs().max()) for a, b in zip(ours, self.truth, strict=True))
         return worst / largest if math.isfinite(largest) else math.inf
+
+    @property
+    def rules(self) -> list[Rule]:
+        """The weight table of the decoder."""
+        names = dict(self.decoder.named_parameters())
+        family, layers = self.family, self.decoder.architecture.layers
+        return expand(family.rules, layers, names, family.prefix, family.older_prefixes)
 
     @property
     def longest(self) -> int:
@@ -153,10 +160,9 @@ def gradients(p: Pair) -> float:
     with torch.enable_grad():
         ours = _loss_gradients(p.decoder, p.decoder.logits(text[None])[0], text)
     architecture = p.decoder.architecture
-    rules = expand(p.family.rules, architecture.layers, ours, p.family.prefix, p.family.older_prefixes)
     theirs = reference_gradients(p)
     joined = {}
-    for rule in rules:
+    for rule in p.rules:
         name = next(n for n in (rule.theirs, *rule.also) if n in theirs)
         joined[name] = rule.layout.join([ours[n] for n in rule.names], architecture)
     return gradient_difference(joined, theirs)
