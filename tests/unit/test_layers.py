@@ -52,6 +52,7 @@ LIBRARIES = {
     "numpy": ["checkpoint", "data", "train"],
     "safetensors": ["checkpoint", "compare"],
     "tokenizers": ["text", "data"],
+    "sentencepiece": ["text"],
     "huggingface_hub": ["checkpoint"],
     "typer": ["cli"],
     "rich": ["cli"],

@@ -26,6 +26,9 @@ SMALL = [
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
+    "vocab.txt",
+    "ice_text.model",
+    "cog-pretrain.model",
 ]
 # The shards of the largest BLOOM have an underscore where all others have a hyphen.
 SAFE = [SAFETENSORS, "model[-_]*-of-*.safetensors", f"{SAFETENSORS}.index.json"]
