@@ -28,6 +28,7 @@ from daybreak.errors import DaybreakError
 from daybreak.families.family import Family
 from daybreak.model.decoder import Decoder
 from daybreak.model.initialise import initialise
+from daybreak.text.blank_tokens import settled
 from daybreak.text.tokenizer import Tokenizer
 
 
@@ -115,13 +116,16 @@ class LanguageModel:
     def _config(self) -> dict[str, Any]:
         dtype = str(self.dtype).removeprefix("torch.")
         return {
-            **(self.config or self._special_tokens()),
+            **{key: value for key, value in self._told().items() if key != "auto_map"},
             **self.family.config(self.architecture),
             "model_type": self.family.model_type,
             "architectures": [self.family.hf_class] if self.family.hf_class else [],
             "dtype": dtype,
             "torch_dtype": dtype,  # the name before transformers 4.56
         }
+
+    def _told(self) -> dict[str, Any]:
+        return self.config or self._special_tokens()
 
     def _special_tokens(self) -> dict[str, int]:
         """For a fresh model: its tokenizer's, or the family's as far as the vocabulary holds them."""
@@ -162,6 +166,8 @@ def load(
     # A relative may be of a family whose texts start with bos, but have another bos and not do so.
     starts = family.starts_with_bos and config.get("bos_token_id", bos) == bos
     tokenizer = Tokenizer.load(folder, starts_with_bos=starts)
+    said = any(config.get(key) is not None for key in ("mask_token_id", "gmask_token_id"))
+    architecture = settled(architecture, tokenizer, family.blank_tokens, said=said)
     found = arrays[1] if arrays else files.weights(folder)
     wanted = files.dtype_of(config, found) if dtype == "auto" else _dtype(dtype)
     decoder = fill(family, architecture, found, wanted, place, folder)

@@ -43,16 +43,23 @@ def breakdown(architecture: Architecture) -> Count:
     a = architecture
     narrow = a.embedding_width or a.width
     projections = 2 * narrow * a.width if a.embedding_width is not None else 0
-    attention = 4 * a.width**2 + ("qkv" in a.biases) * 3 * a.width + ("out" in a.biases) * a.width
-    mlp = 2 * a.width * a.inner + ("mlp" in a.biases) * (a.inner + a.width)
+    projected = a.width + 2 * a.key_width  # queries, keys and values
+    attention = (a.width + ("qkv" in a.biases)) * projected + (a.width + ("out" in a.biases)) * a.width
+    ups = 2 if a.gated else 1
+    mlp = (ups + 1) * a.width * a.inner + ("mlp" in a.biases) * (ups * a.inner + a.width)
     return Count(
         embedding=a.vocabulary * narrow + projections,
-        positions=(a.context + a.positions.offset) * a.width if isinstance(a.positions, Learned) else 0,
+        positions=_tables(a.positions, a.context) * a.width if isinstance(a.positions, Learned) else 0,
         attention=a.layers * attention,
         mlp=a.layers * mlp,
-        norms=_norms(a) * 2 * a.width * a.norm_affine,
+        norms=_norms(a) * (2 if a.norm == "layer" else 1) * a.width * a.norm_affine,
         head=0 if a.tied else a.vocabulary * (narrow + ("head" in a.biases)),
     )
+
+
+def _tables(positions: Learned, context: int) -> int:
+    """Rows of the position tables."""
+    return 2 * (context + 1) if positions.blocks else context + positions.offset
 
 
 def _norms(architecture: Architecture) -> int:
@@ -67,4 +74,4 @@ def weight_bytes(architecture: Architecture, dtype: str) -> int:
 
 def cache_bytes(architecture: Architecture, tokens: int, dtype: str) -> int:
     """Bytes of the keys and values of `tokens` tokens of one text, all layers, in `dtype`."""
-    return 2 * architecture.layers * architecture.width * tokens * BITS[dtype] // 8
+    return 2 * architecture.layers * architecture.key_width * tokens * BITS[dtype] // 8

@@ -66,6 +66,9 @@ TRANSPOSED = Layout("transposed", lambda t, a: [t.t()], lambda p, a: p[0].t(), l
 THIRDS = Layout("thirds", lambda t, a: list(t.chunk(3)), lambda p, a: _concatenate(p), _stacked)
 """Queries, keys and values one after another along the outputs."""
 
+HALVES = Layout("halves", lambda t, a: list(t.chunk(2)), lambda p, a: _concatenate(p), _stacked)
+"""The two maps of a gated MLP one after another along the outputs (GLM-130B)."""
+
 TRANSPOSED_THIRDS = Layout(
     "transposed thirds",
     lambda t, a: [part.t() for part in t.chunk(3, dim=1)],

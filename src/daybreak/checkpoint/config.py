@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from daybreak import families
 from daybreak.errors import DaybreakError
 
 CONFIG = "config.json"
@@ -29,22 +30,36 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json. Code that a checkpoint brings along is refused, whatever model it claims to be."""
+    """config.json. Nothing that a checkpoint brings along is executed; code that no family here stands for is
+    refused, because the weights would load and compute something else.
+    """
     file = folder / CONFIG
     if not file.is_file():
         raise DaybreakError(
             f"{folder} has no {CONFIG}, so it is no checkpoint; name the folder that holds it"
         )
     config = read_json(file)
-    if config.get("auto_map"):
+    if code := _foreign_code(config):
         raise DaybreakError(
-            f"{file} asks to run Python code that comes with the checkpoint (auto_map); nothing from a "
-            "checkpoint is "
+            f"{file} asks to run Python code that comes with the checkpoint (auto_map: {code}); nothing from "
+            "a checkpoint is "
             "executed here. If the weights are of a supported family, remove auto_map and set its model_type"
         )
     if not isinstance(config.get("model_type"), str):
         raise DaybreakError(f"{file} has no model_type (a text), so the family is unknown; add the key")
     return config
+
+
+def _foreign_code(config: dict[str, Any]) -> str | None:
+    """What auto_map names beside the code that the family's page stands for: repository--module.Class."""
+    named = config.get("auto_map") or {}
+    if not isinstance(named, dict):
+        return str(named)
+    classes = [text for value in named.values() for text in (value if isinstance(value, list) else [value])]
+    model_type = config.get("model_type")
+    known = families.remote_code(model_type) if isinstance(model_type, str) else ()
+    modules = {str(text): str(text).split("--")[-1].rsplit(".", 1)[0] for text in classes if text is not None}
+    return next((text for text, module in modules.items() if module not in known), None)
 
 
 def read_generation(folder: Path) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from daybreak.compare.parity import BOUND
 from daybreak.errors import DaybreakError
 from daybreak.language_model import load
 from daybreak.model.decoder import Decoder
-from daybreak.model.reading import Reading
 
 TEXT = 64
 """Tokens read, or more where a window is longer."""
@@ -96,7 +95,7 @@ def trace(decoder: Decoder, tokens: Tensor) -> dict[str, Tensor]:
 
     hooks = [module.register_forward_hook(note(name)) for name, module in decoder.named_modules() if name]
     try:
-        hidden = decoder(Reading.of(tokens))
+        hidden = decoder(decoder.reading(tokens))
     finally:
         for hook in hooks:
             hook.remove()

@@ -19,7 +19,6 @@ from daybreak.engine.sampling import stream_key
 from daybreak.engine.settings import Sampling, resolve
 from daybreak.errors import DaybreakError
 from daybreak.model.cache import Cache
-from daybreak.model.reading import Reading
 from daybreak.text.stream import TextStream
 
 RESERVED = 2048
@@ -195,7 +194,7 @@ class _Batch:
             self._device,
         )
         hidden = self._decoder(
-            Reading.of(tokens, mask, cache=self._cache), self._cache
+            self._decoder.reading(tokens, mask, cache=self._cache), self._cache
         )  # [prompts, longest, width]
         if self._sampling.prompt_logprobs is not None:
             self._score_prompts(prompts, hidden)
@@ -237,7 +236,7 @@ class _Batch:
     def read_choice(self) -> None:
         """The model reads the tokens just chosen."""
         tokens = torch.tensor(self._chosen, device=self._device)[:, None]  # [texts, 1]
-        hidden = self._decoder(Reading.of(tokens, cache=self._cache), self._cache)
+        hidden = self._decoder(self._decoder.reading(tokens, cache=self._cache), self._cache)
         self._logits = self._decoder.unembed(hidden[:, -1]).float()  # [texts, vocabulary]
 
     def _score_prompts(self, prompts: Sequence[Prompt], hidden: Tensor) -> None:

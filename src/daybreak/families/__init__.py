@@ -1,5 +1,5 @@
 """The history of the field, one page per family; read in order: gpt, gpt2, gpt3, gpt_neo, gpt_j, gpt_neox,
-opt, bloom.
+opt, bloom, glm, glm_130b, chatglm, llama.
 
 This registry imports a page only when it is asked for, and is the one place where families are listed.
 """
@@ -12,7 +12,20 @@ from collections.abc import Iterator
 from daybreak.errors import DaybreakError, nearest
 from daybreak.families.family import Family, Size
 
-NAMES = ("gpt", "gpt2", "gpt3", "gpt_neo", "gpt_j", "gpt_neox", "opt", "bloom")
+NAMES = (
+    "gpt",
+    "gpt2",
+    "gpt3",
+    "gpt_neo",
+    "gpt_j",
+    "gpt_neox",
+    "opt",
+    "bloom",
+    "glm",
+    "glm_130b",
+    "chatglm",
+    "llama",
+)
 FIRST_TO_TRAIN = "gpt_neox"
 """What a newcomer trains who names no family."""
 _MODEL_TYPES = {
@@ -24,6 +37,10 @@ _MODEL_TYPES = {
     "gpt_neox": "gpt_neox",
     "opt": "opt",
     "bloom": "bloom",
+    "glm": "glm",
+    "glm-130b": "glm_130b",
+    "chatglm": "chatglm",
+    "llama": "llama",
 }
 
 
@@ -45,6 +62,11 @@ def by_model_type(model_type: str) -> Family:
             f"supported are {', '.join(_MODEL_TYPES)}"
         )
     return by_name(_MODEL_TYPES[model_type])
+
+
+def remote_code(model_type: str) -> tuple[str, ...]:
+    """Modules of code in published repositories of this `model_type` that a page here replaces."""
+    return by_name(_MODEL_TYPES[model_type]).remote_code if model_type in _MODEL_TYPES else ()
 
 
 def everyone() -> Iterator[Family]:

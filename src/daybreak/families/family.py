@@ -20,6 +20,10 @@ class Initialisation:
     """For the two maps that write into the residual stream: attention's output and the MLP's second."""
     position_std: float | None = None
     """For a learned position table; None: `std`."""
+    xavier: bool = False
+    """Both are factors on sqrt(2 / (inputs + outputs)) of each matrix (Glorot and Bengio, 2010)."""
+    scaled: tuple[str, ...] = (".attention.out", ".mlp.down")
+    """Ends of the names of the maps that `output_std` is for."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,18 @@ class Family:
     """Default `bos_token_id`, `eos_token_id`, `pad_token_id` of the published models."""
     starts_with_bos: bool = False
     """Training began every text with the bos token, so prompts need it (OPT)."""
+    follows: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
+    """All fields of an architecture -> those that follow from the others where nothing else is asked for
+    (GLM-130B: `residual_scale` from `layers`).
+    """
+    blank_tokens: Mapping[str, str] = field(default_factory=dict)
+    """Fields of `Blanks` -> how the family's tokenizers spell these tokens."""
+    frame: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    """Special tokens before and behind every text (GLM: [CLS] and the end of the text): of each, the first
+    spelling that the tokenizer knows.
+    """
+    remote_code: tuple[str, ...] = ()
+    """Modules of Python code that the published repositories bring along, and that this page replaces."""
 
     def tokens(self, size: str | None = None) -> Mapping[str, int]:
         """Ids of the special tokens of a published size, or of the family."""
@@ -110,6 +126,9 @@ class Family:
                 raise DaybreakError(f"an architecture has no field {name!r}{hint}")
         if ("width" in fields) and "inner" not in fields:
             fields["inner"] = 4 * fields["width"]
+        if self.follows is not None:
+            every = {name: getattr(self.base, name) for name in Architecture.__dataclass_fields__}
+            fields = {**self.follows({**every, **fields}), **fields}
         return replace(self.base, **fields)
 
     def config(self, architecture: Architecture) -> dict[str, Any]:

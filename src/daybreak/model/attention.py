@@ -12,7 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from daybreak.architecture import Architecture, Rotary
 from daybreak.model.cache import Cache
-from daybreak.model.positions import Turn, alibi_bias, rotate
+from daybreak.model.positions import Turns, alibi_bias, rotate
 from daybreak.model.reading import Reading
 
 
@@ -38,15 +38,18 @@ class Sight:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, sight: Sight, scale: float) -> Tensor:
-    """Softmax attention, [batch, heads, length, head_width] for queries and result, [.., keys, ..] for keys
-    and values.
+    """Softmax attention, [batch, heads, length, head_width] for queries and result, [batch, key heads, keys,
+    head_width] for keys and values; neighbouring heads share where there are fewer of keys.
 
     Scores and softmax are float32 inside the kernel whatever the dtype.
     """
     mask = sight.mask
     if mask is not None and mask.is_floating_point() and query.device.type != "cpu":
         mask = mask.to(query.dtype)  # kernels of accelerators want one dtype; the CPU's keep the bias exact
-    return scaled_dot_product_attention(query, key, value, mask, is_causal=sight.causal, scale=scale)
+    shared = key.shape[1] != query.shape[1]
+    return scaled_dot_product_attention(
+        query, key, value, mask, is_causal=sight.causal, scale=scale, enable_gqa=shared
+    )
 
 
 class Attention(nn.Module):
@@ -56,21 +59,22 @@ class Attention(nn.Module):
         super().__init__()
         width, biases = architecture.width, architecture.biases
         self.query = nn.Linear(width, width, bias="qkv" in biases)
-        self.key = nn.Linear(width, width, bias="qkv" in biases)
-        self.value = nn.Linear(width, width, bias="qkv" in biases)
+        self.key = nn.Linear(width, architecture.key_width, bias="qkv" in biases)
+        self.value = nn.Linear(width, architecture.key_width, bias="qkv" in biases)
         self.out = nn.Linear(width, width, bias="out" in biases)
         self.layer = layer
         self.heads = architecture.heads
+        self.head_width = architecture.head_width
         self.rotary = architecture.positions if isinstance(architecture.positions, Rotary) else None
         self.scale = 1.0 / math.sqrt(architecture.head_width) if architecture.scaled_scores else 1.0
         if architecture.layer_scaled_scores:
             self.scale /= layer + 1
 
-    def forward(self, inputs: Tensor, sight: Sight, turn: Turn | None, cache: Cache | None) -> Tensor:
+    def forward(self, inputs: Tensor, sight: Sight, turns: Turns | None, cache: Cache | None) -> Tensor:
         """[batch, length, width] -> the same."""
         query, key, value = (self._heads(part(inputs)) for part in (self.query, self.key, self.value))
-        if self.rotary is not None and turn is not None:
-            query, key = rotate(query, turn, self.rotary), rotate(key, turn, self.rotary)
+        if self.rotary is not None and turns is not None:
+            query, key = rotate(query, turns, self.rotary), rotate(key, turns, self.rotary)
         if cache is not None:
             key, value = cache.extend(self.layer, key, value)
         mixed = attend(query, key, value, sight, self.scale)  # [batch, heads, length, head_width]
@@ -79,4 +83,4 @@ class Attention(nn.Module):
 
     def _heads(self, vectors: Tensor) -> Tensor:
         batch, length, width = vectors.shape
-        return vectors.view(batch, length, self.heads, width // self.heads).transpose(1, 2)
+        return vectors.view(batch, length, width // self.head_width, self.head_width).transpose(1, 2)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Cache:
     """Preallocated keys and values of every layer; grows by doubling when `capacity` tokens are not enough.
 
-    Padding is kept with the tokens: `seen` [batch, capacity] tells real tokens, `places` [batch, capacity]
-    each one's position in its own text.
+    Padding is kept with the `tokens` [batch, capacity]: `seen` [batch, capacity] tells real ones, `places`
+    [batch, capacity] each one's position in its own text.
     """
 
     def __init__(
@@ -29,10 +29,12 @@ class Cache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        shape = (batch, architecture.heads, capacity, architecture.head_width)
+        heads = architecture.key_heads or architecture.heads
+        shape = (batch, heads, capacity, architecture.head_width)
         layers = range(architecture.layers)
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in layers]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in layers]
+        self.tokens = torch.zeros(batch, capacity, dtype=torch.int64, device=device)
         self.seen = torch.zeros(batch, capacity, dtype=torch.bool, device=device)
         self.places = torch.zeros(batch, capacity, dtype=torch.int64, device=device)
         self.length = 0
@@ -59,13 +61,14 @@ class Cache:
         end = self.length + reading.length
         if end > self.capacity:
             self._grow(max(end, 2 * self.capacity))
+        self.tokens[:, self.length : end] = reading.tokens
         self.seen[:, self.length : end] = True if reading.real is None else reading.real
         self.places[:, self.length : end] = reading.positions
         self.padded = self.padded or reading.real is not None
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store a layer's new keys and values [batch, heads, length, head_width]; returns those of all tokens
-        so far.
+        """Store a layer's new keys and values [batch, key heads, length, head_width]; returns those of all
+        tokens so far.
         """
         end = self.length + keys.shape[2]
         self.keys[layer][:, :, self.length : end] = keys
@@ -83,7 +86,7 @@ class Cache:
         for layer in range(len(self.keys)):  # one at a time, so that only one layer is in memory twice
             self.keys[layer] = self.keys[layer][rows]
             self.values[layer] = self.values[layer][rows]
-        self.seen, self.places = self.seen[rows], self.places[rows]
+        self.tokens, self.seen, self.places = self.tokens[rows], self.seen[rows], self.places[rows]
 
     def _grow(self, capacity: int) -> None:
         def grown(tensor: Tensor, dim: int) -> Tensor:
@@ -95,4 +98,6 @@ class Cache:
 
         self.keys = [grown(tensor, 2) for tensor in self.keys]
         self.values = [grown(tensor, 2) for tensor in self.values]
-        self.seen, self.places = grown(self.seen, 1), grown(self.places, 1)
+        self.tokens, self.seen, self.places = (
+            grown(tensor, 1) for tensor in (self.tokens, self.seen, self.places)
+        )

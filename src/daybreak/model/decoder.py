@@ -13,7 +13,7 @@ from daybreak.architecture import Alibi, Architecture, Learned, Rotary
 from daybreak.errors import DaybreakError
 from daybreak.model.attention import Attention, Sight
 from daybreak.model.cache import Cache
-from daybreak.model.positions import Turn, alibi_slopes, rotary_turn
+from daybreak.model.positions import Turns, alibi_slopes, rotary_turns
 from daybreak.model.reading import Reading
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -25,17 +25,24 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 class Mlp(nn.Module):
-    """Two linear maps with an activation between."""
+    """Two linear maps with an activation between; gated, a third map's activation multiplies the first."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         bias = "mlp" in architecture.biases
+        if architecture.gated:
+            self.gate = nn.Linear(architecture.width, architecture.inner, bias=bias)
         self.up = nn.Linear(architecture.width, architecture.inner, bias=bias)
         self.down = nn.Linear(architecture.inner, architecture.width, bias=bias)
         self.activation = ACTIVATIONS[architecture.activation]()
+        self.gated = architecture.gated
 
     def forward(self, inputs: Tensor) -> Tensor:
-        result: Tensor = self.down(self.activation(self.up(inputs)))
+        if self.gated:
+            inner = self.activation(self.gate(inputs)) * self.up(inputs)
+        else:
+            inner = self.activation(self.up(inputs))
+        result: Tensor = self.down(inner)
         return result
 
 
@@ -51,16 +58,16 @@ class Block(nn.Module):
             self.mlp_norm = _norm(architecture)
         self.mlp = Mlp(architecture)
 
-    def forward(self, hidden: Tensor, sight: Sight, turn: Turn | None, cache: Cache | None) -> Tensor:
+    def forward(self, hidden: Tensor, sight: Sight, turns: Turns | None, cache: Cache | None) -> Tensor:
         """[batch, length, width] -> the same."""
         if self.architecture.block == "post":
-            hidden = self.attention_norm(hidden + self.attention(hidden, sight, turn, cache))
+            hidden = self.attention_norm(hidden + self.attention(hidden, sight, turns, cache))
             return self.mlp_norm(hidden + self.mlp(hidden))  # type: ignore[no-any-return]
         normed = self.attention_norm(hidden)
         if self.architecture.block == "parallel":
             mlp_normed = normed if self.architecture.shared_norm else self.mlp_norm(hidden)
-            return hidden + self.attention(normed, sight, turn, cache) + self.mlp(mlp_normed)  # type: ignore[no-any-return]
-        hidden = self._carried(hidden, normed) + self.attention(normed, sight, turn, cache)
+            return hidden + self.attention(normed, sight, turns, cache) + self.mlp(mlp_normed)  # type: ignore[no-any-return]
+        hidden = self._carried(hidden, normed) + self.attention(normed, sight, turns, cache)
         normed = self.mlp_norm(hidden)
         return self._carried(hidden, normed) + self.mlp(normed)  # type: ignore[no-any-return]
 
@@ -84,7 +91,11 @@ class Decoder(nn.Module):
             self.project_in = nn.Linear(narrow, width, bias=False)
             self.project_out = nn.Linear(width, narrow, bias=False)
         if isinstance(architecture.positions, Learned):
-            self.positions = nn.Embedding(architecture.context + architecture.positions.offset, width)
+            spare = 1 if architecture.positions.blocks else 0  # places within a piece count from 1
+            rows = architecture.context + architecture.positions.offset + spare
+            self.positions = nn.Embedding(rows, width)
+            if architecture.positions.blocks:
+                self.block_positions = nn.Embedding(rows, width)
         if architecture.embedding_norm:
             self.embedding_norm = _norm(architecture)
         self.blocks = nn.ModuleList(Block(architecture, layer) for layer in range(architecture.layers))
@@ -102,10 +113,10 @@ class Decoder(nn.Module):
             cache.admit(reading)
         hidden = self._embed(reading)
         rotary = self.architecture.positions
-        turn = rotary_turn(rotary, reading.positions) if isinstance(rotary, Rotary) else None
+        turns = rotary_turns(rotary, reading) if isinstance(rotary, Rotary) else None
         sights = self._sights(reading)
         for layer, block in enumerate(self.blocks):
-            hidden = block(hidden, sights[self.architecture.window(layer)], turn, cache)
+            hidden = block(hidden, sights[self.architecture.window(layer)], turns, cache)
         if cache is not None:
             cache.advance(reading.length)
         if self.architecture.final_norm:
@@ -128,7 +139,17 @@ class Decoder(nn.Module):
         """[batch, length] int64 -> [batch, length, vocabulary] float32; for the other arguments see
         `Reading.of`.
         """
-        return self.unembed(self(Reading.of(tokens, mask, lengths, cache), cache)).float()
+        return self.unembed(self(self.reading(tokens, mask, lengths, cache), cache)).float()
+
+    def reading(
+        self,
+        tokens: Tensor,
+        mask: Tensor | None = None,
+        lengths: Sequence[Sequence[int]] | None = None,
+        cache: Cache | None = None,
+    ) -> Reading:
+        """The arrangement of `tokens` [batch, length] for this decoder: `Reading.of` with its own blanks."""
+        return Reading.of(tokens, mask, lengths, cache, self.architecture.blanks)
 
     def _embed(self, reading: Reading) -> Tensor:
         hidden: Tensor = self.tokens(reading.tokens)  # [batch, length, width]
@@ -137,6 +158,8 @@ class Decoder(nn.Module):
         if isinstance(self.architecture.positions, Learned):
             self._check_length(reading)
             hidden = hidden + self.positions(reading.positions + self.architecture.positions.offset)
+            if self.architecture.positions.blocks:
+                hidden = hidden + self.block_positions(reading.blocks)
         return self.embedding_norm(hidden) if self.architecture.embedding_norm else hidden
 
     def _sights(self, reading: Reading) -> dict[int | None, Sight]:
@@ -151,6 +174,8 @@ class Decoder(nn.Module):
         if reading.start + reading.length <= context:
             return  # the common case, without asking the device
         longest = int(reading.positions.max()) + 1
+        if reading.blocks is not None:
+            longest = max(longest, int(reading.blocks.max()))
         if longest > context:
             raise DaybreakError(
                 f"the text has {longest} tokens, but the model's position table ends at "
@@ -158,7 +183,6 @@ class Decoder(nn.Module):
             )
 
 
-def _norm(architecture: Architecture) -> nn.LayerNorm:
-    return nn.LayerNorm(
-        architecture.width, eps=architecture.norm_eps, elementwise_affine=architecture.norm_affine
-    )
+def _norm(architecture: Architecture) -> nn.LayerNorm | nn.RMSNorm:
+    kind = nn.LayerNorm if architecture.norm == "layer" else nn.RMSNorm
+    return kind(architecture.width, eps=architecture.norm_eps, elementwise_affine=architecture.norm_affine)

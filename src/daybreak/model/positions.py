@@ -15,34 +15,49 @@ from daybreak.model.reading import Reading
 
 Turn = tuple[Tensor, Tensor]
 """Cosine and sine of every token's angles, [batch or 1, 1, length, rotary width / 2] float32."""
+Turns = tuple[Turn, ...]
+"""One by position and, where the architecture says so, one by the place within a piece."""
+
+
+def rotary_turns(rotary: Rotary, reading: Reading) -> Turns:
+    """What every layer turns its queries and keys by."""
+    if not rotary.blocks:
+        return (rotary_turn(rotary, reading.positions),)
+    assert reading.blocks is not None  # the architecture has blanks
+    return rotary_turn(rotary, reading.positions), rotary_turn(rotary, reading.blocks)
 
 
 def rotary_turn(rotary: Rotary, positions: Tensor) -> Turn:
     """Angles position * base^(-2j / width) (RoFormer, section 3.2.2); `positions` [batch or 1, length]."""
     exponent = torch.arange(0, rotary.width, 2, dtype=torch.float32, device=positions.device) / rotary.width
     frequency = 1.0 / rotary.base**exponent
+    if rotary.half_frequencies:
+        frequency = frequency.half().float()
     angle = positions[:, None, :, None].float() * frequency  # [batch or 1, 1, length, width / 2]
     return angle.cos(), angle.sin()
 
 
-def rotate(vectors: Tensor, turn: Turn, rotary: Rotary) -> Tensor:
-    """Turn the first `rotary.width` components of [batch, heads, length, head_width], in float32; the rest
-    pass.
+def rotate(vectors: Tensor, turns: Turns, rotary: Rotary) -> Tensor:
+    """Turn the first `rotary.width` components of [batch, heads, length, head_width] by the first of `turns`,
+    the next by the second, in float32; the rest pass.
     """
+    whole = rotary.width * len(turns)
+    parts = torch.split(vectors[..., :whole].float(), rotary.width, dim=-1)
+    turned = [_rotate(part, turn, rotary) for part, turn in zip(parts, turns, strict=True)]
+    together = (turned[0] if len(turned) == 1 else torch.cat(turned, dim=-1)).to(vectors.dtype)
+    if whole == vectors.shape[-1]:
+        return together
+    return torch.cat([together, vectors[..., whole:]], dim=-1)
+
+
+def _rotate(vectors: Tensor, turn: Turn, rotary: Rotary) -> Tensor:
     cosine, sine = turn
-    turned = vectors[..., : rotary.width].float()
     if rotary.pairs == "halves":
-        first, second = turned.chunk(2, dim=-1)
-        turned = torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
-    else:
-        first, second = turned[..., ::2], turned[..., 1::2]
-        turned = torch.stack(
-            [first * cosine - second * sine, second * cosine + first * sine], dim=-1
-        ).flatten(-2)
-    turned = turned.to(vectors.dtype)
-    if rotary.width == vectors.shape[-1]:
-        return turned
-    return torch.cat([turned, vectors[..., rotary.width :]], dim=-1)
+        first, second = vectors.chunk(2, dim=-1)
+        return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
+    first, second = vectors[..., ::2], vectors[..., 1::2]
+    pairs = torch.stack([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
+    return pairs.flatten(-2)
 
 
 def alibi_slopes(heads: int) -> list[float]:

@@ -50,6 +50,7 @@ def start(decoder: Decoder, found: Tables | None, seed: int = 0) -> None:
         if name.endswith((".attention.out.weight", ".mlp.down.weight")):
             parameter.zero_()
     if found is not None:
+        assert isinstance(decoder.final_norm.bias, Tensor)
         decoder.tokens.weight.copy_(found.embedding)
         decoder.head.weight.copy_(found.head)
         decoder.final_norm.bias.copy_(found.bias)

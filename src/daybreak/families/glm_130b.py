@@ -1,0 +1,151 @@
+"""GLM-130B (2022): GLM's blanks with rotary positions, a gated MLP and DeepNorm's residual; published as
+tensor-parallel shards.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from daybreak.architecture import Architecture, Blanks, Rotary
+from daybreak.errors import DaybreakError
+from daybreak.families.family import Family, Initialisation, Size
+from daybreak.families.keys import Keys, hf_activation
+from daybreak.rules import HALVES, PER_HEAD, Rule, fused, linear, norm
+
+BASE = Architecture(
+    vocabulary=150528,
+    context=2048,
+    layers=70,
+    width=12288,
+    heads=96,
+    inner=32768,
+    positions=Rotary(128, "halves"),
+    residual="normed",
+    residual_scale=math.sqrt(2 * 70),
+    activation="gelu",
+    gated=True,
+    blanks=Blanks(start=150004, end=150005, mask=150000, rest=150001, sentence=150002, runs_on=True),
+)
+
+
+def read(config: Mapping[str, Any]) -> Architecture:
+    keys = Keys(config, "GLM-130B")
+    keys.only("position_encoding_2d", False)
+    keys.only("no_glu", False)
+    width, heads, layers = keys.need("hidden_size"), keys.need("num_attention_heads"), keys.need("num_layers")
+    default = BASE.blanks
+    assert default is not None
+    architecture = Architecture(
+        vocabulary=keys.need("vocab_size"),
+        context=keys.get("max_sequence_length", 2048),
+        layers=layers,
+        width=width,
+        heads=heads,
+        inner=keys.need("inner_hidden_size"),
+        positions=Rotary(width // heads, "halves"),
+        residual="normed",
+        residual_scale=math.sqrt(2 * layers),
+        norm_eps=keys.get("layernorm_epsilon", 1e-5),
+        activation=keys.activation("hidden_act", "gelu"),
+        gated=True,
+        blanks=Blanks(
+            start=keys.get("bos_token_id", default.start),
+            end=keys.get("eop_token_id", default.end),
+            mask=keys.get("mask_token_id", default.mask),
+            rest=keys.get("gmask_token_id", default.rest),
+            sentence=keys.get("smask_token_id", default.sentence),
+            runs_on=True,
+        ),
+    )
+    keys.finish("quantization_bit model_parallel_size")
+    return architecture
+
+
+def write(architecture: Architecture) -> dict[str, Any]:
+    blanks = architecture.blanks
+    if blanks is None:
+        raise DaybreakError("GLM-130B's config.json can only say texts with blanks")
+    return {
+        "vocab_size": architecture.vocabulary,
+        "max_sequence_length": architecture.context,
+        "num_layers": architecture.layers,
+        "hidden_size": architecture.width,
+        "num_attention_heads": architecture.heads,
+        "inner_hidden_size": architecture.inner,
+        "layernorm_epsilon": architecture.norm_eps,
+        "hidden_act": hf_activation(architecture.activation),
+        "position_encoding_2d": False,
+        "bos_token_id": blanks.start,
+        "eop_token_id": blanks.end,
+        "mask_token_id": blanks.mask,
+        "gmask_token_id": blanks.rest,
+        "smask_token_id": blanks.sentence,
+    }
+
+
+RULES = (
+    Rule("word_embeddings.weight", "tokens.weight"),
+    *norm("layers.{i}.input_layernorm", "blocks.{i}.attention_norm"),
+    *fused("layers.{i}.attention.query_key_value", "blocks.{i}.attention", PER_HEAD, PER_HEAD),
+    *linear("layers.{i}.attention.dense", "blocks.{i}.attention.out"),
+    *norm("layers.{i}.post_attention_layernorm", "blocks.{i}.mlp_norm"),
+    # The second half goes through the activation (GEGLU, arXiv 2002.05202, as its code has it).
+    *(
+        Rule(f"layers.{{i}}.mlp.dense_h_to_4h.{kind}", (f"{up}.up.{kind}", f"{up}.gate.{kind}"), HALVES)
+        for up in ("blocks.{i}.mlp",)
+        for kind in ("weight", "bias")
+    ),
+    *linear("layers.{i}.mlp.dense_4h_to_h", "blocks.{i}.mlp.down"),
+    *norm("final_layernorm", "final_norm"),
+)
+
+
+def initialisation(architecture: Architecture) -> Initialisation:
+    """Xavier, with feed-forward, value and output maps scaled by (2N)^-1/2 (paper, section 2.1; DeepNorm)."""
+    scaled = (".attention.value", ".attention.out", ".mlp.up", ".mlp.gate", ".mlp.down")
+    return Initialisation(1.0, (2 * architecture.layers) ** -0.5, xavier=True, scaled=scaled)
+
+
+def follows(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """DeepNorm's alpha (2N)^1/2, the whole head turned, and in a smaller vocabulary the last ids as marks."""
+    last, blanks = fields["vocabulary"] - 1, fields["blanks"]
+    if last < max(blanks.start, blanks.end):
+        marks = dict(mask=last - 4, rest=last - 3, sentence=last - 2, end=last - 1, start=last)
+        blanks = Blanks(**marks, runs_on=True)
+    return {
+        "residual_scale": math.sqrt(2 * fields["layers"]),
+        "positions": Rotary(fields["width"] // fields["heads"], "halves"),
+        "blanks": blanks,
+    }
+
+
+FAMILY = Family(
+    name="glm_130b",
+    title="GLM-130B",
+    year=2022,
+    paper="Zeng et al., GLM-130B (arXiv 2210.02414)",
+    story="GLM at 130 billion parameters in English and Chinese: rotary positions, a gated MLP, and "
+    "DeepNorm, where the scaled output of each norm is what is carried on.",
+    model_type="glm-130b",
+    hf_class="",
+    base=BASE,
+    sizes={
+        "glm-130b": Size(
+            {},
+            128_697_794_560,
+            None,
+            note="the weights were handed out on request, as SAT shards for 8 GPUs",
+        )
+    },
+    read=read,
+    write=write,
+    rules=RULES,
+    initialisation=initialisation,
+    prefix="transformer.",
+    ignored=(r".*rotary_emb\.inv_freq",),
+    special_tokens={"bos_token_id": 150004, "eos_token_id": 150005},
+    follows=follows,
+    blank_tokens={"start": "sop", "end": "eop", "mask": "[MASK]", "rest": "[gMASK]", "sentence": "[sMASK]"},
+)
