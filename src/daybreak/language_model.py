@@ -166,12 +166,23 @@ def load(
     # A relative may be of a family whose texts start with bos, but have another bos and not do so.
     starts = family.starts_with_bos and config.get("bos_token_id", bos) == bos
     tokenizer = Tokenizer.load(folder, starts_with_bos=starts)
+    _check_rows(folder, tokenizer, architecture.vocabulary)
     said = any(config.get(key) is not None for key in ("mask_token_id", "gmask_token_id"))
     architecture = settled(architecture, tokenizer, family.blank_tokens, said=said)
     found = arrays[1] if arrays else files.weights(folder)
     wanted = files.dtype_of(config, found) if dtype == "auto" else _dtype(dtype)
     decoder = fill(family, architecture, found, wanted, place, folder)
     return LanguageModel(family, decoder, tokenizer, config, read_generation(folder))
+
+
+def _check_rows(folder: Path, tokenizer: Tokenizer | None, rows: int) -> None:
+    """A table with further rows is usual, for hardware likes round numbers; ids without a row are a mistake."""
+    if tokenizer is not None and tokenizer.vocabulary > rows:
+        raise DaybreakError(
+            f"{folder}: the tokenizer gives ids up to {tokenizer.vocabulary - 1}, but the model has {rows} rows "
+            "for them; take the tokenizer's files from the same checkpoint, or remove tokens that were added to "
+            "it alone"
+        )
 
 
 def create(

@@ -72,6 +72,7 @@ def add(backend: Backend, tokens: Iterable[Added], special: Iterable[str | None]
         if token.text not in known:
             made = AddedToken(token.text, special=token.special, **token.flags)
             backend.add_special_tokens([made]) if token.special else backend.add_tokens([made])
+            known |= {token.text} if token.special else set()
         found = backend.token_to_id(token.text)
         if found != token.id:
             raise DaybreakError(
