@@ -203,11 +203,11 @@ class Architecture:
                 )
         elif isinstance(self.positions, Rotary):
             width = self.positions.width
-            room = self.head_width // 2 if self.positions.blocks else self.head_width
-            if not _is_count(width) or width % 2 or width > room:
+            rows = 2 if self.positions.blocks else 1
+            if not _is_count(width) or width % 2 or rows * width > self.head_width:
+                most = "half of the head's" if rows == 2 else "the head's"
                 raise DaybreakError(
-                    f"rotary width {width} must be even, 2 or more, and at most {room} of the head's "
-                    f"{self.head_width}"
+                    f"rotary width {width} must be even, 2 or more, and at most {most} {self.head_width}"
                 )
             if self.positions.pairs not in ("neighbours", "halves"):
                 raise DaybreakError(
@@ -215,6 +215,12 @@ class Architecture:
                 )
             if not _is_positive(self.positions.base):
                 raise DaybreakError(f"rotary base is {self.positions.base}; it must be positive")
+        switches = {} if isinstance(self.positions, Alibi) else dataclasses.asdict(self.positions)
+        for name in ("blocks", "half_frequencies"):
+            if not isinstance(switches.get(name, False), bool):
+                raise DaybreakError(f"{name} of positions is {switches[name]!r}; it must be true or false")
+        if switches.get("blocks") and switches.get("offset"):
+            raise DaybreakError("learned positions have blocks or an offset, not both")
 
     def _check_heads(self) -> None:
         if self.key_heads is None:

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from daybreak import families
-from daybreak.architecture import BIASES, Alibi, Architecture, Learned, Rotary
+from daybreak.architecture import BIASES, Alibi, Architecture, Blanks, Learned, Rotary
 
 BASES = st.sampled_from([10000.0, 500.0, 77.5])
 
@@ -56,12 +56,19 @@ def any_architecture(draw: st.DrawFn) -> Architecture:
     """Whatever `Architecture` accepts."""
     shape = draw(shapes())
     learned = st.builds(Learned, st.integers(0, 4))
+    heads = shape["heads"]
+    key_heads = draw(st.none() | st.sampled_from([n for n in range(1, heads + 1) if heads % n == 0]))
+    if shape["vocabulary"] >= 5 and draw(st.booleans()):
+        return draw(architecture_with_blanks(shape, key_heads))
     positions = draw(st.one_of(learned, rotaries(head_width(shape)), st.just(Alibi())))
     block = draw(st.sampled_from(["pre", "post", "parallel"]))
     tied = draw(st.booleans())
     biases = draw(st.frozensets(st.sampled_from(sorted(BIASES - {"head"} if tied else BIASES))))
     return Architecture(
         **shape,
+        key_heads=key_heads,
+        gated=draw(st.booleans()),
+        norm=draw(st.sampled_from(["layer", "rms"])),
         positions=positions,
         block=block,
         shared_norm=block == "parallel" and draw(st.booleans()),
@@ -77,6 +84,33 @@ def any_architecture(draw: st.DrawFn) -> Architecture:
         layer_scaled_scores=draw(st.booleans()),
         biases=biases,
         tied=tied,
+    )
+
+
+@st.composite
+def blanks(draw: st.DrawFn, vocabulary: int) -> Blanks:
+    ids = draw(st.lists(st.integers(0, vocabulary - 1), min_size=5, max_size=5, unique=True))
+    start, end, mask, rest, sentence = ids
+    return Blanks(start, end, mask, rest, draw(st.none() | st.just(sentence)), draw(st.booleans()))
+
+
+@st.composite
+def architecture_with_blanks(
+    draw: st.DrawFn, shape: dict[str, Any], key_heads: int | None = None
+) -> Architecture:
+    """A context in both directions and pieces; learned or rotary positions, in one row or two."""
+    rows = draw(st.booleans()) and head_width(shape) >= 4
+    rotary = draw(rotaries(head_width(shape) // 2 if rows else head_width(shape)))
+    half = draw(st.booleans())
+    turning = Rotary(rotary.width, rotary.pairs, rotary.base, blocks=rows, half_frequencies=half)
+    return Architecture(
+        **shape,
+        key_heads=key_heads,
+        gated=draw(st.booleans()),
+        positions=draw(st.sampled_from([turning, Learned(blocks=rows)])),
+        residual=draw(st.sampled_from(["input", "normed"])),
+        activation=draw(activations()),
+        blanks=draw(blanks(shape["vocabulary"])),
     )
 
 
@@ -156,7 +190,55 @@ def _bloom(draw: st.DrawFn, shape: dict[str, Any]) -> dict[str, Any]:
     return {"inner": 4 * shape["width"], "residual": residual, "tied": draw(st.booleans())}
 
 
+def _glm(draw: st.DrawFn, shape: dict[str, Any]) -> dict[str, Any]:
+    vocabulary = draw(st.integers(5, 90))
+    own = draw(blanks(vocabulary))
+    marks = Blanks(own.start, own.end, own.mask, own.rest, own.sentence)
+    return {"vocabulary": vocabulary, "blanks": marks, "activation": draw(activations())}
+
+
+def _glm_130b(draw: st.DrawFn, shape: dict[str, Any]) -> dict[str, Any]:
+    vocabulary = draw(st.integers(5, 90))
+    own = draw(blanks(vocabulary).filter(lambda b: b.sentence is not None))
+    marks = Blanks(own.start, own.end, own.mask, own.rest, own.sentence, runs_on=True)
+    return {"vocabulary": vocabulary, "blanks": marks, "activation": draw(activations())}
+
+
+def _chatglm(draw: st.DrawFn, shape: dict[str, Any]) -> dict[str, Any]:
+    vocabulary = draw(st.integers(5, 90))
+    marks = draw(blanks(vocabulary).filter(lambda b: b.sentence is not None))
+    heads = shape["heads"]
+    width = 4 * heads * draw(st.integers(1, 5))
+    rows = draw(st.booleans())
+    rotary = Rotary(width // heads // (2 if rows else 1), blocks=rows, half_frequencies=draw(st.booleans()))
+    return {
+        "vocabulary": vocabulary,
+        "blanks": marks,
+        "width": width,
+        "positions": rotary,
+        "activation": draw(activations()),
+        "tied": draw(st.booleans()),
+    }
+
+
+def _llama(draw: st.DrawFn, shape: dict[str, Any]) -> dict[str, Any]:
+    heads = shape["heads"]
+    key_heads = draw(st.sampled_from([n for n in range(1, heads) if heads % n == 0] or [None]))
+    biases = draw(st.sampled_from([frozenset(), frozenset({"mlp"}), frozenset({"qkv", "out"})]))
+    return {
+        "key_heads": key_heads,
+        "positions": Rotary(head_width(shape), "halves", draw(BASES)),
+        "biases": biases,
+        "activation": draw(activations()),
+        "tied": draw(st.booleans()),
+    }
+
+
 _LIMITS = {
+    "glm": _with_shape(_glm),
+    "glm_130b": _with_shape(_glm_130b),
+    "chatglm": _with_shape(_chatglm),
+    "llama": _with_shape(_llama),
     "gpt": _with_shape(_gpt),
     "gpt2": _with_shape(_gpt2),
     "gpt3": _with_shape(_gpt3),

@@ -9,17 +9,21 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from daybreak.architecture import Alibi, Architecture, Learned, Rotary
+from daybreak.architecture import Alibi, Architecture, Blanks, Learned, Rotary
 from daybreak.errors import DaybreakError
 from tests.unit.architectures import any_architecture
 
 # A new field needs a published checkpoint that cannot be expressed without it, a sentence in
 # compare/words.py, a reason in docs/architecture.md and a mutant; and there are never more than thirty.
 FIELDS = [
-    *("vocabulary", "context", "layers", "width", "heads", "inner", "embedding_width", "positions", "block"),
-    *("shared_norm", "residual", "residual_scale", "embedding_norm", "final_norm", "norm_eps", "norm_affine"),
-    *("activation", "windows", "scaled_scores", "layer_scaled_scores", "biases", "tied"),
+    *("vocabulary", "context", "layers", "width", "heads", "key_heads", "inner", "embedding_width"),
+    *("positions", "block", "shared_norm", "residual", "residual_scale", "embedding_norm", "final_norm"),
+    *("norm", "norm_eps", "norm_affine", "activation", "gated", "windows", "scaled_scores"),
+    *("layer_scaled_scores", "biases", "tied", "blanks"),
 ]
+
+
+BLANKS = Blanks(start=1, end=2, mask=3, rest=4)
 
 
 def test_the_list_of_fields_is_frozen() -> None:
@@ -62,6 +66,19 @@ def test_an_architecture_cannot_be_changed() -> None:
         ({"positions": Rotary(66)}, "at most the head's 64"),
         ({"positions": Rotary(8, "thirds")}, "rotary pairs is 'thirds'"),  # type: ignore[arg-type]
         ({"positions": Rotary(8, base=0.0)}, "rotary base is 0.0"),
+        ({"positions": Rotary(34, blocks=True), "blanks": BLANKS}, "at most half of the head's 64"),
+        ({"positions": Rotary(8, blocks=True)}, "positions with blocks need blanks"),
+        ({"positions": Rotary(8, half_frequencies=1)}, "half_frequencies of positions is 1"),  # type: ignore[arg-type]
+        ({"positions": Learned(2, blocks=True), "blanks": BLANKS}, "blocks or an offset, not both"),
+        ({"key_heads": 5}, "12 heads cannot share 5 heads of keys"),
+        ({"key_heads": 0}, "key_heads is 0"),
+        ({"norm": "batch"}, "norm is 'batch'; it must be one of layer, rms"),
+        ({"gated": "yes"}, "gated is 'yes'"),
+        ({"blanks": (1, 2, 3)}, "blanks is (1, 2, 3)"),
+        ({"blanks": Blanks(1, 2, 3, 60000)}, "rest of blanks is 60000; it must be a token id below"),
+        ({"blanks": Blanks(1, 2, 3, 3)}, "each must be a token of its own"),
+        ({"blanks": BLANKS, "windows": (None, 5)}, "blanks go with neither windows nor ALiBi"),
+        ({"blanks": BLANKS, "positions": Alibi()}, "blanks go with neither windows nor ALiBi"),
     ],
 )
 def test_conflicting_decisions_are_refused_by_name(changes: dict[str, Any], message: str) -> None:
@@ -88,6 +105,7 @@ def test_fields_left_out_take_their_defaults() -> None:
         ({"positions": {}}, "kind"),
         ({"positions": 5}, "positions"),
         ({"windows": 5}, "windows"),
+        ({"blanks": {"start": 1}}, "blanks"),
         ({"biases": None}, "biases"),
     ],
 )

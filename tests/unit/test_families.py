@@ -23,9 +23,13 @@ BY_FAMILY = {
     "gpt3": {**published.GPT2, "model_type": "gpt3", "windows": [None, 256]},
     "gpt_neo": published.GPT_NEO,
     "gpt_j": published.GPT_J,
+    "glm": published.GLM_10B,
     "gpt_neox": published.PYTHIA,
     "opt": published.OPT,
     "bloom": published.BLOOMZ,
+    "glm_130b": published.GLM_130B,
+    "chatglm": published.CHATGLM,
+    "llama": published.LLAMA,
 }
 
 
@@ -79,7 +83,7 @@ def test_whatever_a_family_can_say_is_read_as_it_is_written(name: str, data: st.
         *((name, "sliding_window", 128) for name in families.NAMES),
         *((name, "attn_logit_softcapping", 50.0) for name in families.NAMES),
         *((name, "add_cross_attention", True) for name in families.NAMES),
-        *((name, "num_key_value_heads", 2) for name in families.NAMES),
+        *((name, "num_key_value_heads", 2) for name in families.NAMES if name != "llama"),
         *((name, "head_dim", 4) for name in families.NAMES),
         ("gpt", "afn", "swiglu"),
         ("gpt2", "activation_function", "quick_gelu"),
@@ -93,11 +97,42 @@ def test_whatever_a_family_can_say_is_read_as_it_is_written(name: str, data: st.
         ("opt", "scale_embeddings", True),
         ("opt", "learned_embeddings", False),
         ("bloom", "n_inner", 5000),
+        ("glm", "relative_encoding", True),
+        ("glm", "block_position_encoding", False),
+        ("glm", "vocab_size", 50000),
+        ("glm_130b", "no_glu", True),
+        ("glm_130b", "position_encoding_2d", True),
+        ("chatglm", "pre_seq_len", 128),
+        ("llama", "num_key_value_heads", 5),
+        ("llama", "rope_parameters", {"rope_type": "llama3", "factor": 8.0}),
+        ("llama", "rope_parameters", {"rope_type": "default", "partial_rotary_factor": 0.5}),
+        ("llama", "rope_interleaved", True),
     ],
 )
 def test_what_cannot_be_computed_is_refused_by_name(family: str, key: str, value: object) -> None:
     with pytest.raises(DaybreakError, match=key):
         read({**BY_FAMILY[family], key: value})
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes", "said"),
+    [
+        ("chatglm", {"padded_vocab_size": 65024, "ffn_hidden_size": 13696}, "ChatGLM2"),
+        ("glm", {"num_hidden_layers": 40}, "GLM-4"),
+    ],
+)
+def test_later_models_of_the_same_name_are_told_apart(
+    model_type: str, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(DaybreakError, match=said):
+        read({"model_type": model_type, "hidden_size": 4096, "num_attention_heads": 32, **changes})
+
+
+def test_the_first_chatglm_is_known_by_what_its_file_leaves_out() -> None:
+    first, later = read(published.CHATGLM_FIRST), read(published.CHATGLM)
+    assert first.blanks is not None and later.blanks is not None
+    assert (first.blanks.mask, first.blanks.rest, first.blanks.runs_on) == (150000, 150001, True)
+    assert (later.blanks.mask, later.blanks.rest, later.blanks.runs_on) == (130000, 130001, False)
 
 
 @pytest.mark.parametrize("name", families.NAMES)
@@ -208,6 +243,7 @@ def test_sizes_have_names_of_their_own() -> None:
         ("gpt_neox", {"rotary_emb_base": 10000}, {"rope_parameters": {"rope_theta": 500}}),
         ("gpt_neox", {}, {"rope_theta": 500}),
         ("gpt_neox", {}, {"partial_rotary_factor": 0.5}),
+        ("llama", {"rope_theta": 500.0}, {"rope_parameters": {"rope_theta": 600.0}}),
     ],
 )
 def test_spellings_that_disagree_are_refused(

@@ -144,7 +144,7 @@ def test_differences_of_families_are_decisions() -> None:
         "embedding_norm",
     ]
     positions = told["changes"][2]
-    assert positions["first"] == {"kind": "learned", "offset": 0}
+    assert positions["first"] == {"kind": "learned", "offset": 0, "blocks": False}
     assert positions["second"] == {"kind": "alibi"}
     assert "ALiBi" in positions["words"][1]
 

@@ -31,7 +31,8 @@ def _positions(a: Architecture) -> str:
     if isinstance(a.positions, Learned):
         table = f"a trained vector for each of {a.context:,} positions, added to the token's"
         spare = f"; the table has {a.positions.offset} unused rows in front" if a.positions.offset else ""
-        return table + spare
+        blocks = "; a second table for the place within a piece" if a.positions.blocks else ""
+        return table + spare + blocks
     if isinstance(a.positions, Rotary):
         return _rotary(a.positions, a.head_width)
     assert isinstance(a.positions, Alibi)
@@ -40,11 +41,45 @@ def _positions(a: Architecture) -> str:
 
 def _rotary(rotary: Rotary, head_width: int) -> str:
     share = Fraction(rotary.width, head_width)
+    blocks = (
+        f"; the next {rotary.width} by the place within a piece that fills a blank" if rotary.blocks else ""
+    )
+    rounded = "; frequencies rounded to float16" if rotary.half_frequencies else ""
     part = "all" if share == 1 else f"{rotary.width} ({share})"
     planes = {"neighbours": "neighbours (2j, 2j + 1)", "halves": f"halves (j, j + {rotary.width // 2})"}
     return (
         f"queries and keys turn by an angle that grows with the position: {part} of each head's {head_width} "
-        f"components, paired as {planes[rotary.pairs]}, base {rotary.base:,g}"
+        f"components, paired as {planes[rotary.pairs]}, base {rotary.base:,g}{blocks}{rounded}"
+    )
+
+
+def _heads(a: Architecture) -> str:
+    return f"{a.heads:,} of {a.head_width:,} components each"
+
+
+def _key_heads(a: Architecture) -> str:
+    count = a.key_heads or a.heads
+    if count == a.heads:
+        return f"every head has its own: {count:,}"
+    share = a.heads // count
+    return f"{count:,} heads of keys and values, each shared by {share:,} of the {a.heads:,} of queries"
+
+
+def _norm(a: Architecture) -> str:
+    if a.norm == "rms":
+        return "RMSNorm: divided by the root of the mean square"
+    return "LayerNorm: mean subtracted, divided by the standard deviation"
+
+
+def _blanks(a: Architecture) -> str:
+    if a.blanks is None:
+        return "none: text is read and written from left to right"
+    marks = f"[MASK] {a.blanks.mask}, [gMASK] {a.blanks.rest}"
+    marks += "" if a.blanks.sentence is None else f", [sMASK] {a.blanks.sentence}"
+    moves = "run on after [gMASK]" if a.blanks.runs_on else "stand still at the blank"
+    return (
+        "a context with blanks is read in both directions, the pieces that fill them are written after it; "
+        f"their positions {moves}; tokens {marks}, start {a.blanks.start}, end {a.blanks.end}"
     )
 
 
@@ -119,7 +154,8 @@ WORDS: dict[str, Word] = {
     "context": Word("context", "shape", lambda a: f"{a.context:,} tokens in training"),
     "layers": Word("layers", "shape", lambda a: f"{a.layers:,}", scale=True),
     "width": Word("width", "shape", lambda a: f"{a.width:,} components in the residual stream", scale=True),
-    "heads": Word("heads", "shape", lambda a: f"{a.heads:,} of {a.head_width:,} components each", scale=True),
+    "heads": Word("heads", "shape", _heads, scale=True),
+    "key_heads": Word("heads of keys", "attention", _key_heads, scale=True),
     "inner": Word(
         "inner width",
         "shape",
@@ -145,6 +181,12 @@ WORDS: dict[str, Word] = {
         ),
     ),
     "activation": Word("activation", "network", lambda a: _ACTIVATIONS[a.activation]),
+    "gated": Word(
+        "gate",
+        "network",
+        lambda a: "a second map's activation multiplies the MLP's inner components" if a.gated else "no gate",
+    ),
+    "norm": Word("norm", "network", _norm),
     "norm_eps": Word("norm epsilon", "network", lambda a: f"{a.norm_eps:g}".replace("e-0", "e-")),
     "norm_affine": Word(
         "norm weights",
@@ -163,6 +205,7 @@ WORDS: dict[str, Word] = {
         "embedding and head",
         lambda a: "a norm before the head" if a.final_norm else "no norm before the head",
     ),
+    "blanks": Word("blanks", "positions", _blanks),
     "tied": Word(
         "head",
         "embedding and head",

@@ -1,5 +1,5 @@
-"""The history of the field, one page per family; read in order: gpt, gpt2, gpt3, gpt_neo, gpt_j, gpt_neox,
-opt, bloom, glm, glm_130b, chatglm, llama.
+"""The history of the field, one page per family; read in order: gpt, gpt2, gpt3, gpt_neo, gpt_j, glm,
+gpt_neox, opt, bloom, glm_130b, chatglm, llama.
 
 This registry imports a page only when it is asked for, and is the one place where families are listed.
 """
@@ -18,10 +18,10 @@ NAMES = (
     "gpt3",
     "gpt_neo",
     "gpt_j",
+    "glm",
     "gpt_neox",
     "opt",
     "bloom",
-    "glm",
     "glm_130b",
     "chatglm",
     "llama",

@@ -42,6 +42,7 @@ def read(config: Mapping[str, Any]) -> Architecture:
             "supported here is ChatGLM-6B, the first"
         )
     keys = Keys(config, "ChatGLM")
+    keys.only("add_cross_attention", False)
     keys.only("pre_seq_len", 0)
     keys.only("prefix_projection", False)
     two_rows = keys.get("position_encoding_2d", True)
@@ -136,12 +137,11 @@ def follows(fields: Mapping[str, Any]) -> dict[str, Any]:
     """DeepNorm's alpha (2N)^1/2, both halves of the head turned, and in another vocabulary the last ids as
     marks.
     """
-    vocabulary, now = fields["vocabulary"], fields["positions"]
-    last = vocabulary - 1
+    vocabulary, last = fields["vocabulary"], fields["vocabulary"] - 1
     own = Blanks(start=last, end=last - 1, sentence=last - 2, rest=last - 3, mask=last - 4)
     return {
         "residual_scale": math.sqrt(2 * fields["layers"]),
-        "positions": _rotary(fields["width"] // fields["heads"], now.blocks, now.half_frequencies),
+        "positions": _rotary(fields["width"] // fields["heads"], two_rows=True, half_frequencies=True),
         "blanks": {130528: BLANKS, 150528: FIRST_BLANKS}.get(vocabulary, own),
     }
 

@@ -51,6 +51,7 @@ def read(config: Mapping[str, Any]) -> Architecture:
             "GLM with blanks (2021, arXiv 2103.10360)"
         )
     keys = Keys(config, "GLM")
+    keys.only("add_cross_attention", False)
     keys.only("relative_encoding", False)
     keys.only("block_position_encoding", True)
     keys.only("spell_length")

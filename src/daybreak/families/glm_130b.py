@@ -32,6 +32,7 @@ BASE = Architecture(
 
 def read(config: Mapping[str, Any]) -> Architecture:
     keys = Keys(config, "GLM-130B")
+    keys.only("add_cross_attention", False)
     keys.only("position_encoding_2d", False)
     keys.only("no_glu", False)
     width, heads, layers = keys.need("hidden_size"), keys.need("num_attention_heads"), keys.need("num_layers")
@@ -110,8 +111,8 @@ def initialisation(architecture: Architecture) -> Initialisation:
 
 def follows(fields: Mapping[str, Any]) -> dict[str, Any]:
     """DeepNorm's alpha (2N)^1/2, the whole head turned, and in a smaller vocabulary the last ids as marks."""
-    last, blanks = fields["vocabulary"] - 1, fields["blanks"]
-    if last < max(blanks.start, blanks.end):
+    last, blanks = fields["vocabulary"] - 1, BASE.blanks
+    if last < 150005:
         marks = dict(mask=last - 4, rest=last - 3, sentence=last - 2, end=last - 1, start=last)
         blanks = Blanks(**marks, runs_on=True)
     return {

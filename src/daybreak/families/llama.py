@@ -48,6 +48,7 @@ def _rotary(keys: Keys, head_width: int) -> Rotary:
 
 def read(config: Mapping[str, Any]) -> Architecture:
     keys = Keys(config, "Llama")
+    keys.only("add_cross_attention", False)
     width, heads = keys.need("hidden_size"), keys.need("num_attention_heads")
     head_width = width // heads
     keys.only("head_dim", head_width)
@@ -55,6 +56,10 @@ def read(config: Mapping[str, Any]) -> Architecture:
     biases = {"qkv", "out"} if keys.get("attention_bias", False) else set()
     biases |= {"mlp"} if keys.get("mlp_bias", False) else set()
     key_heads = keys.get("num_key_value_heads", heads)
+    if key_heads < 1 or heads % key_heads:
+        raise DaybreakError(
+            f"config.json sets num_key_value_heads = {key_heads}, which {heads} heads cannot share evenly"
+        )
     architecture = Architecture(
         vocabulary=keys.need("vocab_size"),
         context=keys.get("max_position_embeddings", 2048),
@@ -119,7 +124,7 @@ def initialisation(architecture: Architecture) -> Initialisation:
 def follows(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The whole head turns, whatever its width."""
     head_width = fields["width"] // fields["heads"]
-    return {"positions": Rotary(head_width - head_width % 2, "halves", fields["positions"].base)}
+    return {"positions": Rotary(head_width - head_width % 2)}
 
 
 def _first(layers: int, width: int, heads: int, inner: int, parameters: int, context: int, hub: str) -> Size:
