@@ -176,12 +176,12 @@ def load(
 
 
 def _check_rows(folder: Path, tokenizer: Tokenizer | None, rows: int) -> None:
-    """A table with further rows is usual, for hardware likes round numbers; ids without a row are a mistake."""
+    """Rows without an id are usual, padding for the hardware; ids without a row are a mistake."""
     if tokenizer is not None and tokenizer.vocabulary > rows:
         raise DaybreakError(
-            f"{folder}: the tokenizer gives ids up to {tokenizer.vocabulary - 1}, but the model has {rows} rows "
-            "for them; take the tokenizer's files from the same checkpoint, or remove tokens that were added to "
-            "it alone"
+            f"{folder}: the tokenizer gives ids up to {tokenizer.vocabulary - 1}, but the model has {rows} "
+            "rows for them; take the tokenizer's files from the same checkpoint, or remove tokens that were "
+            "added to it alone"
         )
 
 

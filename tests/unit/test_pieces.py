@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import tempfile
@@ -12,6 +13,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+import daybreak
+from daybreak import families
 from daybreak.errors import DaybreakError
 from daybreak.text.stream import REPLACEMENT, Detokenizer
 from daybreak.text.tokenizer import Tokenizer
@@ -120,6 +123,23 @@ def test_ids_of_the_special_tokens(whole: bool) -> None:
     without = ice(num_image_tokens=0)
     assert without.special_id("[gMASK]") == first + 1 - 20_000
     assert without.vocabulary == pieces
+
+
+@pytest.mark.parametrize("family", ["chatglm", "glm_130b"])
+def test_a_family_s_tokens_of_blanks_are_the_tokenizer_s(family: str, tmp_path: Path) -> None:
+    tokenizer, spelled = ice(num_image_tokens=0), families.by_name(family).blank_tokens
+    assert {*spelled} >= {"start", "end", "mask", "rest"}
+    ids = {field: tokenizer.special_id(text) for field, text in spelled.items()}
+    assert None not in ids.values()
+    shape = {"vocabulary": tokenizer.vocabulary + 6, "layers": 1, "width": 16, "heads": 2, "inner": 32}
+    blanks = dataclasses.replace(daybreak.create(family, **shape).architecture.blanks, **ids)
+    model = daybreak.create(family, **shape, blanks=blanks)
+    model.tokenizer = tokenizer
+    model.save(tmp_path)
+    back = daybreak.load(tmp_path)
+    assert back.architecture.blanks == blanks
+    assert back.tokenizer is not None
+    assert back.tokenizer.files == tokenizer.files
 
 
 def test_names_of_the_first_release_and_of_later_ones() -> None:
