@@ -71,6 +71,12 @@ def _norm(a: Architecture) -> str:
     return "LayerNorm: mean subtracted, divided by the standard deviation"
 
 
+def _norm_weights(a: Architecture) -> str:
+    if not a.norm_affine:
+        return "norms have no weights of their own"
+    return "norms have a gain and a bias" if a.norm == "layer" else "norms have a gain and no bias"
+
+
 def _blanks(a: Architecture) -> str:
     if a.blanks is None:
         return "none: text is read and written from left to right"
@@ -188,11 +194,7 @@ WORDS: dict[str, Word] = {
     ),
     "norm": Word("norm", "network", _norm),
     "norm_eps": Word("norm epsilon", "network", lambda a: f"{a.norm_eps:g}".replace("e-0", "e-")),
-    "norm_affine": Word(
-        "norm weights",
-        "network",
-        lambda a: "norms have a gain and a bias" if a.norm_affine else "norms have no weights of their own",
-    ),
+    "norm_affine": Word("norm weights", "network", _norm_weights),
     "biases": Word("biases", "network", _biases),
     "embedding_width": Word("token embedding", "embedding and head", _embedding_width),
     "embedding_norm": Word(
