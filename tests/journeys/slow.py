@@ -15,5 +15,5 @@ NOT_RUN = {
 }
 """By the beginning of the command; `.venv/bin/daybreak` counts as `daybreak`."""
 
-NETWORK = ("from_pretrained", "EleutherAI/", "openai-community/", "facebook/", "bigscience/")
+NETWORK = ("from_pretrained", "EleutherAI/", "openai-community/", "facebook/", "bigscience/", "THUDM/")
 """Python examples that name one of these would download, and are only compiled."""
