@@ -27,7 +27,7 @@ PROMPTS = ["a", "The quick brown fox", "", "中文 and more", "one two", "The qu
 class Tokenizer:
     """Ids are bytes; `adds_bos` puts 1 in front."""
 
-    bos_id, eos_id, vocabulary = 1, 2, 256
+    bos_id, eos_id, pad_id, vocabulary = 1, 2, None, 256
 
     def __init__(self, adds_bos: bool = False) -> None:
         self.adds_bos = adds_bos
@@ -374,6 +374,9 @@ def test_in_bfloat16(family: str) -> None:
     model = daybreak.create(family, **SHAPE, **changes, dtype="bfloat16")
     model.decoder.load_state_dict({k: v.bfloat16() for k, v in model_of(family).decoder.state_dict().items()})
     prompts = [[5, 6, 7], [8]]
+    blanks = model.architecture.blanks
+    if blanks is not None:
+        prompts = [[*prompt, blanks.rest, blanks.start] for prompt in prompts]
     found = generate(model, prompts, max_new_tokens=8, logprobs=1, ignore_eos=True)
     for result, prompt in zip(found, prompts, strict=True):
         table = model.logits(torch.tensor([prompt]))[0, -1].log_softmax(-1)

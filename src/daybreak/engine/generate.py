@@ -7,22 +7,14 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from daybreak.architecture import Learned
-from daybreak.engine import logprobs
-from daybreak.engine.chooser import Chooser
+from daybreak.engine import frame
+from daybreak.engine.batch import Batch, advance, together
 from daybreak.engine.continuation import Continuation, Result
-from daybreak.engine.prompts import Model, Prompt, Prompts, live_vocabulary, prepare, special_tokens
-from daybreak.engine.sampling import stream_key
+from daybreak.engine.frame import Frame
+from daybreak.engine.prompts import Model, Prompt, Prompts, prepare, special_tokens
 from daybreak.engine.settings import Sampling, resolve
 from daybreak.errors import DaybreakError
-from daybreak.model.cache import Cache
 from daybreak.text.stream import TextStream
-
-RESERVED = 2048
-"""New tokens that the cache has room for from the start; it grows if a text gets longer."""
 
 
 def generate(
@@ -44,17 +36,13 @@ def generate(
     """
     if batch_size < 1:
         raise DaybreakError(f"batch_size is {batch_size}; it must be a whole number of at least 1")
-    chosen = _settings(model, sampling, settings, defaults)
+    chosen = settings_of(model, sampling, settings, defaults)
     texts = _continuations(model, prepare(model, prompts), chosen, live=bool(chosen.stop))
-    seed = _seed(chosen)
-    order = sorted(range(len(texts)), key=lambda place: -len(texts[place].prompt.tokens))
     done = 0
-    for begin in range(0, len(order), batch_size):
-        together = [texts[place] for place in order[begin : begin + batch_size]]
-        for finished in _advance(_Batch(model, together, chosen, seed)):
-            if progress is not None and finished:
-                done += finished
-                progress(done, len(texts))
+    for finished in together(model, texts, chosen, seed_of(chosen), batch_size):
+        if progress is not None and finished:
+            done += finished
+            progress(done, len(texts))
     return [text.result(text.take()) for text in texts]
 
 
@@ -64,13 +52,13 @@ class Stream:
     No piece holds part of a character or of a stop string.
     """
 
-    def __init__(self, text: Continuation, batch: _Batch) -> None:
+    def __init__(self, text: Continuation, batch: Batch) -> None:
         self._text = text
         self._batch = batch
         self._shown: list[str] = []
 
     def __iter__(self) -> Iterator[str]:
-        for _ in _advance(self._batch):
+        for _ in advance(self._batch):
             piece = self._text.take()
             if piece:
                 self._shown.append(piece)
@@ -93,7 +81,7 @@ def stream(
     **settings: Any,
 ) -> Stream:
     """Continue one prompt, piece by piece: the text that `generate` gives, as it comes; see there."""
-    chosen = _settings(model, sampling, settings, defaults)
+    chosen = settings_of(model, sampling, settings, defaults)
     if chosen.n != 1:
         raise DaybreakError(f"n is {chosen.n}, but a stream is one text; use generate for several samples")
     if model.tokenizer is None:
@@ -102,148 +90,81 @@ def stream(
         )
     prompts = prepare(model, [prompt])  # type: ignore[arg-type]
     texts = _continuations(model, prompts, chosen, live=True)
-    return Stream(texts[0], _Batch(model, texts, chosen, _seed(chosen)))
+    return Stream(texts[0], Batch(model, texts, chosen, seed_of(chosen)))
 
 
-def _settings(model: Model, sampling: Sampling | None, settings: dict[str, Any], defaults: bool) -> Sampling:
+def settings_of(
+    model: Model, sampling: Sampling | None, settings: dict[str, Any], defaults: bool
+) -> Sampling:
+    """The settings of one call, with what the model itself asks for."""
     if sampling is not None:
-        return dataclasses.replace(sampling, **settings)
-    return resolve(model.generation if defaults else {}, settings)
+        chosen = dataclasses.replace(sampling, **settings)
+    else:
+        chosen = resolve(model.generation if defaults else {}, settings)
+    return chosen if model.architecture.blanks is None else _with_blanks(model, chosen)
 
 
-def _seed(sampling: Sampling) -> int:
+def _with_blanks(model: Model, chosen: Sampling) -> Sampling:
+    """Tokens that a model with blanks only reads are never chosen; nor are its ends where they end nothing,
+    for they are never read.
+    """
+    if chosen.prompt_logprobs is not None:
+        raise DaybreakError(
+            f"{model.family.title} reads a prompt in both directions, so its tokens have no probability "
+            "given those before them; leave prompt_logprobs out"
+        )
+    ends = {*special_tokens(model, "eos"), *Frame.of(model).endings()}
+    silent = {*Frame.of(model).silent(model)} - ends
+    never = (silent | ends if chosen.ignore_eos else silent) - {*chosen.stop_tokens}
+    return dataclasses.replace(chosen, suppress_tokens=(*chosen.suppress_tokens, *sorted(never)))
+
+
+def seed_of(sampling: Sampling) -> int:
     return secrets.randbits(63) if sampling.seed is None else sampling.seed
 
 
 def _continuations(
     model: Model, prompts: Sequence[Prompt], sampling: Sampling, live: bool
 ) -> list[Continuation]:
-    endings = _endings(model, sampling)
+    endings = endings_of(model, sampling)
     found = []
     for prompt in prompts:
-        room = sampling.room(len(prompt.tokens))
-        if isinstance(model.architecture.positions, Learned):
-            # The last new token is not read back, so it needs no row of the table.
-            room = min(room, model.architecture.context - len(prompt.tokens) + 1)
+        room = room_of(model, prompt, sampling)
         for sample in range(sampling.n):
             words = None
             if model.tokenizer is not None:
                 words = TextStream(
-                    model.tokenizer, prompt.tokens, sampling.stop, unfinished=not prompt.from_text
+                    model.tokenizer,
+                    _shown(model, prompt),
+                    sampling.stop,
+                    unfinished=not prompt.from_text,
                 )
             found.append(Continuation(prompt, sample, room, sampling, endings, words, live))
     return found
 
 
-def _endings(model: Model, sampling: Sampling) -> frozenset[int]:
+def room_of(model: Model, prompt: Prompt, sampling: Sampling) -> int:
+    """New tokens at most."""
+    wanted, left = sampling.room(len(prompt.tokens)), frame.room(model.architecture, prompt.tokens)
+    return wanted if left is None else min(wanted, left)
+
+
+def _shown(model: Model, prompt: Prompt) -> tuple[int, ...]:
+    """Tokens that the new text continues: a piece that fills a blank is a text of its own."""
+    if model.architecture.blanks is None:
+        return prompt.tokens
+    starts = [place for place, token in enumerate(prompt.tokens) if token == model.architecture.blanks.start]
+    return prompt.tokens[starts[-1] + 1 :]
+
+
+def endings_of(model: Model, sampling: Sampling) -> frozenset[int]:
     """Tokens that end a text. A stop string that is a special token is one of them: texts do not show it."""
     if sampling.stop and model.tokenizer is None:
         raise DaybreakError("stop strings need a tokenizer, and the model has none; use stop_tokens")
-    own = () if sampling.ignore_eos else special_tokens(model, "eos")
+    own: set[int] = set()
+    if not sampling.ignore_eos:
+        own.update(special_tokens(model, "eos"))
+        if model.architecture.blanks is not None:
+            own.update(Frame.of(model).endings())
     written = [model.tokenizer.special_id(stop) for stop in sampling.stop]
     return frozenset(sampling.stop_tokens).union(own, (token for token in written if token is not None))
-
-
-def _advance(batch: _Batch) -> Iterator[int]:
-    """Run a batch to its end, one token per text and step; yields how many texts each step finished."""
-    batch.read_prompts()
-    yield batch.leave()
-    while batch.texts:
-        batch.choose()
-        yield batch.leave()
-        if batch.texts:
-            batch.read_choice()
-
-
-class _Batch:
-    """Texts that advance together, with their cache."""
-
-    def __init__(self, model: Model, texts: Sequence[Continuation], sampling: Sampling, seed: int) -> None:
-        self.texts = list(texts)
-        self._decoder = model.decoder
-        self._sampling = sampling
-        self._live = live_vocabulary(model)
-        self._step = 0
-        self._device = model.decoder.tokens.weight.device
-        self._chosen: list[int] = []
-        self._chooser = Chooser(
-            sampling,
-            [text.prompt.tokens for text in texts],
-            [stream_key(seed, text.prompt.tokens, text.sample) for text in texts],
-            live=self._live,
-            vocabulary=model.architecture.vocabulary,
-            endings=sorted(texts[0].endings),
-            device=self._device,
-        )
-
-    @torch.inference_mode()
-    def read_prompts(self) -> None:
-        """The first pass, once per prompt however many samples it has, padded on the left."""
-        prompts = list({text.prompt.index: text.prompt for text in self.texts}.values())
-        longest = max(len(prompt.tokens) for prompt in prompts)
-        rows = [[0] * (longest - len(prompt.tokens)) + list(prompt.tokens) for prompt in prompts]
-        tokens = torch.tensor(rows, device=self._device)  # [prompts, longest]
-        lengths = torch.tensor([len(prompt.tokens) for prompt in prompts], device=self._device)
-        mask = torch.arange(longest, device=self._device) >= longest - lengths[:, None]
-        room = max(text.room for text in self.texts)
-        self._cache = Cache(
-            self._decoder.architecture,
-            len(prompts),
-            longest + min(room, RESERVED),
-            self._decoder.tokens.weight.dtype,
-            self._device,
-        )
-        hidden = self._decoder(
-            self._decoder.reading(tokens, mask, cache=self._cache), self._cache
-        )  # [prompts, longest, width]
-        if self._sampling.prompt_logprobs is not None:
-            self._score_prompts(prompts, hidden)
-        place = {prompt.index: row for row, prompt in enumerate(prompts)}
-        self._logits = self._decoder.unembed(hidden[:, -1]).float()  # [prompts, vocabulary]
-        if len(prompts) < len(self.texts):
-            spread = torch.tensor([place[text.prompt.index] for text in self.texts], device=self._device)
-            self._cache.select(spread)
-            self._logits = self._logits[spread]
-
-    @torch.inference_mode()
-    def choose(self) -> None:
-        """One more token for every text."""
-        self._chosen = self._chooser.choose(self._logits, self._step)
-        if self._sampling.logprobs is not None:
-            found = logprobs.of_tokens(self._logits, self._chosen, self._sampling.logprobs, self._live)
-            for text, entry in zip(self.texts, found, strict=True):
-                text.logprobs.append(entry)
-        for text, token in zip(self.texts, self._chosen, strict=True):
-            text.accept(token)
-        self._step += 1
-
-    @torch.inference_mode()
-    def leave(self) -> int:
-        """Finished texts leave the batch; returns how many."""
-        kept = [row for row, text in enumerate(self.texts) if text.finish_reason is None]
-        gone = len(self.texts) - len(kept)
-        if gone and kept:
-            rows = torch.tensor(kept, device=self._device)
-            self._cache.select(rows)
-            self._chooser.select(rows)
-            self._logits = self._logits[rows]
-        if gone:
-            self.texts = [self.texts[row] for row in kept]
-            self._chosen = [self._chosen[row] for row in kept] if self._chosen else []
-        return gone
-
-    @torch.inference_mode()
-    def read_choice(self) -> None:
-        """The model reads the tokens just chosen."""
-        tokens = torch.tensor(self._chosen, device=self._device)[:, None]  # [texts, 1]
-        hidden = self._decoder(self._decoder.reading(tokens, cache=self._cache), self._cache)
-        self._logits = self._decoder.unembed(hidden[:, -1]).float()  # [texts, vocabulary]
-
-    def _score_prompts(self, prompts: Sequence[Prompt], hidden: Tensor) -> None:
-        wanted = self._sampling.prompt_logprobs or 0
-        for row, prompt in enumerate(prompts):
-            own = hidden[row, hidden.shape[1] - len(prompt.tokens) :]
-            scores = logprobs.of_prompt(own, prompt.tokens, self._decoder.unembed, wanted, self._live)
-            for text in self.texts:
-                if text.prompt.index == prompt.index:
-                    text.prompt_logprobs = list(scores)

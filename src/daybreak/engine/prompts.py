@@ -10,7 +10,9 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from daybreak.architecture import Architecture, Learned
+from daybreak.architecture import Architecture
+from daybreak.engine import frame
+from daybreak.engine.frame import Frame
 from daybreak.errors import DaybreakError
 from daybreak.families.family import Family
 from daybreak.model.decoder import Decoder
@@ -53,6 +55,7 @@ def prepare(model: Model, prompts: Prompts) -> list[Prompt]:
 
     A text gets the token that the family was trained to start with, if it was, and once; ids are taken as
     they are. An empty prompt becomes the token that texts start from, or else the one that they end with.
+    For a model with blanks a text goes on in a [gMASK] at its end, which is put there where it is not.
     """
     given = _plain(prompts)
     if not isinstance(given, str) and not _is_list(given):
@@ -76,20 +79,27 @@ def _is_list(value: Any) -> bool:
 
 def _prepare(model: Model, index: int, entry: Any) -> Prompt:
     from_text = isinstance(entry, str)
-    tokens = _encode(model, entry) if from_text else _ids(index, entry)
-    if not tokens:
+    name = f"prompt {index + 1}"
+    tokens = _from_text(model, name, entry) if from_text else _ids(index, entry)
+    if not tokens and model.architecture.blanks is None:
         tokens = [_first_token(model)]
+    check(model, name, tokens)
+    return Prompt(index, tuple(tokens), from_text)
+
+
+def check(model: Model, name: str, tokens: Sequence[int]) -> None:
+    """Raises `DaybreakError`, which calls the prompt by its `name`, for ids that the model cannot read."""
     vocabulary, context = model.architecture.vocabulary, model.architecture.context
     for token in tokens:
         if not 0 <= token < vocabulary:
-            raise DaybreakError(
-                f"prompt {index + 1} has token id {token}; the model's go from 0 to {vocabulary - 1}"
-            )
-    if isinstance(model.architecture.positions, Learned) and len(tokens) > context:
+            raise DaybreakError(f"{name} has token id {token}; the model's go from 0 to {vocabulary - 1}")
+    if model.architecture.blanks is not None:
+        frame.check_layout(name, tokens, model.architecture.blanks)
+    room = frame.room(model.architecture, tokens)
+    if room is not None and room < 1:
         raise DaybreakError(
-            f"prompt {index + 1} has {len(tokens)} tokens, but the model reads {context} at most; shorten it"
+            f"{name} has {len(tokens)} tokens, but the model reads {context} at most; shorten it"
         )
-    return Prompt(index, tuple(tokens), from_text)
 
 
 def _ids(index: int, entry: Any) -> list[int]:
@@ -106,14 +116,38 @@ def _ids(index: int, entry: Any) -> list[int]:
     return ids
 
 
-def _encode(model: Model, text: str) -> list[int]:
-    tokenizer = model.tokenizer
-    if tokenizer is None:
-        raise DaybreakError("the model has no tokenizer, so it cannot read text; give lists of token ids")
-    tokens = list(tokenizer.encode(text, bos=False))
+def _from_text(model: Model, name: str, text: str) -> list[int]:
+    tokenizer, tokens = model.tokenizer, encode(model, name, text)
+    if model.architecture.blanks is not None:
+        return _going_on(Frame.of(model), name, tokens)
     if tokenizer.adds_bos and tokens[:1] != [tokenizer.bos_id]:
         tokens.insert(0, tokenizer.bos_id)
     return tokens
+
+
+def encode(model: Model, name: str, text: str) -> list[int]:
+    """The ids of a text alone. Raises `DaybreakError` for what is no text."""
+    if model.tokenizer is None:
+        raise DaybreakError("the model has no tokenizer, so it cannot read text; give lists of token ids")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DaybreakError(f"{name} is not UTF-8 text: {error}") from None
+    return list(model.tokenizer.encode(text, bos=False))
+
+
+def _going_on(around: Frame, name: str, tokens: list[int]) -> list[int]:
+    """A context whose end is to be written on. A text with the start of a piece is laid out already."""
+    blanks = around.blanks
+    if blanks.start in tokens:
+        return tokens
+    found = tokens.count(blanks.rest)
+    if found > 1 or (found and tokens[-1] != blanks.rest):
+        raise DaybreakError(
+            f"{name} has a [gMASK] (id {blanks.rest}) before its end; it stands for the rest of a text, so "
+            "put one at the end, or none"
+        )
+    return around.prompt(tokens if found else [*tokens, blanks.rest])
 
 
 def _first_token(model: Model) -> int:
