@@ -241,6 +241,22 @@ def test_the_chinese_models_leave_white_space_to_the_model(tmp_path: Path) -> No
     assert tokenizer.decode(tokenizer.encode("a🙂")) == "a ⁇ "
 
 
+def test_a_special_token_that_begins_like_another(tmp_path: Path) -> None:
+    tokenizer = loaded(
+        write(tmp_path, COG, trained(False), added_tokens={"[X]": 400, "[X": 401, "[X]]": 402})
+    )
+    assert tokenizer.encode("[X]][X][X") == [402, 400, 401]
+
+
+def test_the_piece_for_unknown_characters_as_a_special_token(tmp_path: Path) -> None:
+    tokenizer, plain = loaded(cog_files(tmp_path / "named", unk_token="<unk>")), trained(False)
+    assert tokenizer.special_id("<unk>") == 0
+    ids = tokenizer.encode("a🙂")
+    assert ids == [*loaded(write(tmp_path / "plain", COG, plain)).encode("a🙂")]
+    assert ids[-1] == 0
+    assert tokenizer.decode(ids) == "a"
+
+
 @pytest.mark.parametrize("name", [ICE, COG])
 def test_files_are_written_back_as_they_were(name: str, tmp_path: Path) -> None:
     folder = write(tmp_path / "from", ICE, trained(False), tokenizer_config=CHAT)
