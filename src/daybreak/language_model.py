@@ -22,6 +22,7 @@ from daybreak.checkpoint.hub import resolve
 from daybreak.checkpoint.save import save_folder, to_json
 from daybreak.engine.continuation import Result
 from daybreak.engine.generate import Stream, generate, stream
+from daybreak.engine.infill import Filled, InfillStream, infill, infill_stream
 from daybreak.engine.prompts import Prompts
 from daybreak.engine.settings import Sampling
 from daybreak.errors import DaybreakError
@@ -99,6 +100,29 @@ class LanguageModel:
     ) -> Stream:
         """The text that `generate` gives for one prompt, piece by piece as it comes; iterate over it."""
         return stream(self, prompt, sampling, defaults=defaults, **settings)
+
+    def infill(
+        self,
+        texts: str | Sequence[str],
+        sampling: Sampling | None = None,
+        *,
+        defaults: bool = True,
+        batch_size: int = 32,
+        progress: Callable[[int, int], None] | None = None,
+        **settings: Any,
+    ) -> list[Filled]:
+        """Fill the blanks of one text or many, one after another: `"Paris is in [MASK]."`; see
+        `daybreak.engine.infill.infill`. `settings` are those of `generate`.
+        """
+        return infill(
+            self, texts, sampling, defaults=defaults, batch_size=batch_size, progress=progress, **settings
+        )
+
+    def infill_stream(
+        self, text: str, sampling: Sampling | None = None, *, defaults: bool = True, **settings: Any
+    ) -> InfillStream:
+        """The text that `infill` gives for one text, piece by piece as it comes; iterate over it."""
+        return infill_stream(self, text, sampling, defaults=defaults, **settings)
 
     def save(self, folder: str | os.PathLike[str], shard_size: int | str = "5GB") -> None:
         """Write a folder that `daybreak.load` and transformers open: config.json, generation_config.json, the
