@@ -316,6 +316,23 @@ def test_named_tokens_that_are_missing(tmp_path: Path) -> None:
     refused(folder, str(folder), "'[BLANK]'", COG, "added_tokens.json", "same checkpoint")
 
 
+def test_added_tokens_beside_the_complete_file(tmp_path: Path) -> None:
+    """What transformers writes since 4.34: a description of every special token, of new ones too."""
+    known = ice(whole=True, **CHAT)
+    mask, new = known.special_id("[MASK]"), known.vocabulary
+    described = {"lstrip": True, "rstrip": False, "special": True}
+    decoder = {str(mask): {"content": "[MASK]", **described}, str(new): {"content": "<new>", **described}}
+    config = {**CHAT, "added_tokens_decoder": decoder}
+    folder = write(tmp_path, ICE, completed(trained(True)), tokenizer_config=config)
+    tokenizer = loaded(folder)
+    assert tokenizer.vocabulary == new + 1
+    assert tokenizer.encode("a [MASK] b <new>") == [*known.encode("a"), mask, *known.encode(" b"), new]
+    config["num_image_tokens"] = 20_000
+    refused(
+        write(tmp_path, ICE, completed(trained(True)), tokenizer_config=config), "'[MASK]'", f"the id {mask}"
+    )
+
+
 def test_added_tokens_that_stand_where_a_piece_stands(tmp_path: Path) -> None:
     added = {"[MASK]": 7}
     folder = write(tmp_path, COG, trained(False), added_tokens=added)

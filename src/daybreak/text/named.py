@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from daybreak.errors import DaybreakError
 
@@ -26,10 +26,25 @@ def read_object(file: Path, contents: bytes) -> dict[str, Any]:
     return value
 
 
-def read_objects(folder: Path, files: Mapping[str, bytes]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What tokenizer_config.json says, and with it what only special_tokens_map.json says."""
-    config, special = (read_object(folder / name, files.get(name, b"{}")) for name in (CONFIG, SPECIAL))
-    return config, {**special, **config}
+class Beside(NamedTuple):
+    """The files of a tokenizer, and what the JSON files among them say."""
+
+    folder: Path
+    files: Mapping[str, bytes]
+    config: Mapping[str, Any]
+    """tokenizer_config.json."""
+    named: Mapping[str, Any]
+    """The same, with what only special_tokens_map.json says."""
+
+    @classmethod
+    def read(cls, folder: Path, files: Mapping[str, bytes]) -> Beside:
+        """Raises `DaybreakError` for files that are no JSON objects."""
+        config, special = (read_object(folder / name, files.get(name, b"{}")) for name in (CONFIG, SPECIAL))
+        return cls(folder, files, config, {**special, **config})
+
+    def added(self) -> dict[str, Any]:
+        """What added_tokens.json says: ids by text."""
+        return read_object(self.folder / ADDED, self.files.get(ADDED, b"{}"))
 
 
 def spelling(entry: Any) -> str | None:

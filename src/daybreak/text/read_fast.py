@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from daybreak.errors import DaybreakError
 from daybreak.text.added_tokens import Added, add, from_config, from_list
-from daybreak.text.named import ADDED, CONFIG, read_object, special_tokens
+from daybreak.text.named import ADDED, CONFIG, Beside, read_object, special_tokens
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Library
@@ -28,13 +28,12 @@ BLANKS = ("[MASK]", "[gMASK]", "[sMASK]")
 blank drop the white space on their left (THUDM/GLM, data_utils/tokenization.py: `lstrip`)."""
 
 
-def read_fast(
-    folder: Path, files: Mapping[str, bytes], config: Mapping[str, Any], named: Mapping[str, Any]
-) -> tuple[Library, dict[str, str]] | None:
+def read_fast(beside: Beside) -> tuple[Library, dict[str, str]] | None:
     """The library's tokenizer, and the special tokens by role where the files name none; None without files.
 
     Raises `DaybreakError` for files that cannot be understood, or do not belong together.
     """
+    folder, files, config, named = beside
     if WHOLE in files:
         library, defaults = _whole(folder, files)
     elif {VOCABULARY, MERGES} <= files.keys():
@@ -44,16 +43,14 @@ def read_fast(
     else:
         return None
     special = special_tokens({**{f"{role}_token": text for role, text in defaults.items()}, **named})
-    add(library, _added(folder, files, config, special), special)
+    add(library, _added(beside, special), special)
     return library, defaults
 
 
-def _added(
-    folder: Path, files: Mapping[str, bytes], config: Mapping[str, Any], special: Mapping[str, Any]
-) -> Iterable[Added]:
+def _added(beside: Beside, special: Mapping[str, Any]) -> Iterable[Added]:
     """Of a token that both files list, the description that says more."""
-    spelled = from_list(folder / ADDED, read_object(folder / ADDED, files.get(ADDED, b"{}")))
-    described = from_config(folder / CONFIG, config)
+    spelled = from_list(beside.folder / ADDED, beside.added())
+    described = from_config(beside.folder / CONFIG, beside.config)
     told = (_told(token, special.get(token.text)) for token in spelled)
     return {(token.id, token.text): token for token in (*told, *described)}.values()
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from daybreak.errors import DaybreakError
 from daybreak.text.added_tokens import Added, from_config, from_list
-from daybreak.text.named import ADDED, CONFIG, read_object, special_tokens
+from daybreak.text.named import ADDED, CONFIG, Beside, special_tokens
 from daybreak.text.piece_model import BYTE, BYTE_FALLBACK, CONTROL, USER_DEFINED, PieceModel
 from daybreak.text.pieces import Pieces, Special
 
@@ -25,58 +25,49 @@ IMAGE_TOKENS = 20_000
 """Ids before the first piece, of image tokens that no model of text uses; later releases have none."""
 
 
-def read_pieces(
-    folder: Path, files: Mapping[str, bytes], config: Mapping[str, Any], named: Mapping[str, Any]
-) -> tuple[Pieces, dict[str, str]] | None:
+def read_pieces(beside: Beside) -> tuple[Pieces, dict[str, str]] | None:
     """The backend, and the special tokens by role where the files name none; None without a file.
 
     Raises `DaybreakError` for files that cannot be understood, or do not belong together.
     """
-    name = next((name for name in (ICE, COG) if name in files), None)
+    name = next((name for name in (ICE, COG) if name in beside.files), None)
     if name is None:
         return None
     try:
-        model = PieceModel.read(files[name])
+        model = PieceModel.read(beside.files[name])
     except ValueError as error:
-        raise _damaged(folder / name, error) from None
+        raise _damaged(beside.folder / name, error) from None
     read = _ice if name == ICE else _cog
     try:
-        return read(folder, files, model, config, named)
+        return read(beside, model)
     except RuntimeError as error:  # the library's, for a file whose parts do not make a model
-        raise _damaged(folder / name, error) from None
+        raise _damaged(beside.folder / name, error) from None
 
 
 def _damaged(file: Path, error: Exception) -> DaybreakError:
     return DaybreakError(f"{file} is not a sentencepiece model: {error}; fetch it again")
 
 
-def _ice(
-    folder: Path,
-    files: Mapping[str, bytes],
-    model: PieceModel,
-    config: Mapping[str, Any],
-    named: Mapping[str, Any],
-) -> tuple[Pieces, dict[str, str]]:
+def _ice(beside: Beside, model: PieceModel) -> tuple[Pieces, dict[str, str]]:
     """As icetk and the first ChatGLM complete the file, or as later releases have it complete.
 
     Sources: SwissArmyTransformer's icetk_glm_130B/ice_tokenizer.py, ChatGLM-6B's tokenization_chatglm.py.
     """
-    first = config.get("num_image_tokens", IMAGE_TOKENS)
+    first = beside.config.get("num_image_tokens", IMAGE_TOKENS)
     if type(first) is not int or first < 0:
-        raise DaybreakError(f"{folder / CONFIG}: num_image_tokens is {first!r}; it must be a number of ids")
+        raise DaybreakError(
+            f"{beside.folder / CONFIG}: num_image_tokens is {first!r}; it must be a number of ids"
+        )
     if COMMANDS[0] not in model.texts:
         _complete(model)
     places = {text: first + place for place, text in enumerate(model.texts)}
     known = {*COMMANDS, *ICE_ROLES.values()} & places.keys()
     specials = {text: Special(places[text]) for text in known}
-    for text, entry in special_tokens(named).items():
-        text = NAMES.get(text, text)
-        if text not in places:
-            raise _missing(folder, ICE, text)
-        specials[text] = _described(places[text], entry)
+    specials |= _special(beside, ICE, places)
     white = {LINE_BREAK: "\n", TAB: "\t"}
     white |= {BLANK.format(length): " " * length for length in range(2, LONGEST_BLANK + 1)}
-    prepare = _preparation(bool(config.get("remove_space")), bool(config.get("do_lower_case")))
+    remove, lower = (bool(beside.config.get(key)) for key in ("remove_space", "do_lower_case"))
+    prepare = _preparation(remove, lower)
     pieces = Pieces(model, specials, first_id=first, white=white, prepare=prepare, names=NAMES)
     return pieces, ICE_ROLES
 
@@ -102,36 +93,43 @@ def _preparation(remove_space: bool, lower_case: bool) -> Callable[[str], str]:
     return prepare
 
 
-def _cog(
-    folder: Path,
-    files: Mapping[str, bytes],
-    model: PieceModel,
-    config: Mapping[str, Any],
-    named: Mapping[str, Any],
-) -> tuple[Pieces, dict[str, str]]:
+def _cog(beside: Beside, model: PieceModel) -> tuple[Pieces, dict[str, str]]:
     """Special tokens have ids behind the pieces; which, only the files beside it say. White space is left to
     the model (tokenization_glm.py of the Chinese models)."""
-    listed = from_list(folder / ADDED, read_object(folder / ADDED, files.get(ADDED, b"{}")))
-    entries = special_tokens(named)
-    specials: dict[str, Special] = {}
-    for token in (*listed, *from_config(folder / CONFIG, config)):
-        _check(token, model, specials)
-        specials[token.text] = _described(token.id, token.flags or entries.get(token.text))
-    for text in entries.keys() - specials.keys():
-        if text not in model.texts:
-            raise _missing(folder, COG, text)
-        specials[text] = _described(model.texts.index(text), entries[text])
+    places = {text: place for place, text in enumerate(model.texts)}
+    specials = _special(beside, COG, places)
     return Pieces(model, specials), {role: text for role, text in COG_ROLES.items() if text in specials}
 
 
-def _check(token: Added, model: PieceModel, specials: Mapping[str, Special]) -> None:
-    """No two tokens have one id, and no token has two."""
-    ids = {special.id: text for text, special in specials.items()} | dict(enumerate(model.texts))
-    known = specials[token.text].id if token.text in specials else token.id
-    if ids.get(token.id, token.text) != token.text or known != token.id:
+def _special(beside: Beside, model: str, places: Mapping[str, int]) -> dict[str, Special]:
+    """The special tokens that the JSON files list or name; `places`: the ids of the model's pieces."""
+    folder = beside.folder
+    listed = from_list(folder / ADDED, beside.added())
+    described = from_config(folder / CONFIG, beside.config)
+    entries = {NAMES.get(text, text): entry for text, entry in special_tokens(beside.named).items()}
+    ids = dict(places)
+    specials: dict[str, Special] = {}
+    for token in (*listed, *described):
+        _take(token, ids)
+        specials[token.text] = _described(token.id, token.flags or entries.get(token.text))
+    for text in entries.keys() - specials.keys():
+        if text not in places:
+            raise DaybreakError(
+                f"{folder}: {CONFIG} names the special token {text!r}, which neither {model} nor {ADDED} has"
+                "; take all of the tokenizer's files from the same checkpoint"
+            )
+        specials[text] = _described(places[text], entries[text])
+    return specials
+
+
+def _take(token: Added, ids: dict[str, int]) -> None:
+    """Enter a token among the ids by text: no two tokens have one id, and no token has two."""
+    other = next((text for text, number in ids.items() if number == token.id and text != token.text), None)
+    if other is not None or ids.setdefault(token.text, token.id) != token.id:
+        found = f"that is the id of {other!r}" if other is not None else f"it is {ids[token.text]}"
         raise DaybreakError(
-            f"{token.file} gives the token {token.text!r} the id {token.id}, but beside this vocabulary that is "
-            f"{ids.get(token.id, known)!r}; take all of the tokenizer's files from the same checkpoint"
+            f"{token.file} gives the token {token.text!r} the id {token.id}, but beside this vocabulary "
+            f"{found}; take all of the tokenizer's files from the same checkpoint"
         )
 
 
@@ -143,10 +141,3 @@ def _described(number: int, entry: Any) -> Special:
         return Special(number, drops_left=left, drops_right=right)
     named = entry is not None
     return Special(number, drops_left=named, drops_right=named)
-
-
-def _missing(folder: Path, model: str, text: str) -> DaybreakError:
-    return DaybreakError(
-        f"{folder}: {CONFIG} names the special token {text!r}, which neither {model} nor {ADDED} has; "
-        "take all of the tokenizer's files from the same checkpoint"
-    )

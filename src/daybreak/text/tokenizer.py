@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from daybreak.errors import DaybreakError
 from daybreak.text.backends import Backend, Fast
-from daybreak.text.named import ADDED, CONFIG, SPECIAL, by_role, read_objects
+from daybreak.text.named import ADDED, CONFIG, SPECIAL, Beside, by_role
 from daybreak.text.pieces import Pieces
 from daybreak.text.read_fast import END_OF_TEXT, MERGES, VOCABULARY, WHOLE, WORDS, read_fast
 from daybreak.text.read_pieces import COG, ICE, read_pieces
@@ -63,13 +63,13 @@ class Tokenizer:
         """
         folder = Path(folder)
         files = _read_files(folder)
-        config, named = read_objects(folder, files)
-        found = read_fast(folder, files, config, named) or read_pieces(folder, files, config, named)
+        beside = Beside.read(folder, files)
+        found = read_fast(beside) or read_pieces(beside)
         if found is None:
             return None
         backend, defaults = found
-        tokens = by_role(named, defaults)
-        adds = config.get("add_bos_token")
+        tokens = by_role(beside.named, defaults)
+        adds = beside.config.get("add_bos_token")
         if adds is None:
             adds = starts_with_bos or _template_starts(backend, tokens["bos"])
         return cls(backend, adds_bos=bool(adds), files=files, **tokens)
