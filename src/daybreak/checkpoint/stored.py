@@ -8,6 +8,7 @@ import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +19,22 @@ SERIAL = 32767
 """The most elements that torch copies without its threads. Copying out of a file is page faults, which
 threads only disturb: with two of them a conversion took twice the processor time.
 """
+
+
+class Rows(Protocol):
+    """A tensor that no file holds as such, and that gives its rows on demand (see `checkpoint.rows`)."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def read(self, first: int, last: int) -> Tensor:
+        """Rows `first` to `last`, without the last: a view of a file or a new tensor, of any float type."""
+
+    def release(self) -> None:
+        """Give back the pages of files that reading brought in."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +51,8 @@ class Stored:
     """Elements between neighbours of each dimension; None: row-major."""
     loaded: Tensor | None = None
     """The tensor itself where the file's format cannot be mapped (torch's format before 1.6)."""
+    rows: Rows | None = None
+    """How the tensor is made where no file holds it as such: from shards, or from packed numbers."""
 
     @property
     def bytes(self) -> int:
@@ -58,6 +77,8 @@ class Mapping:
         aligned."""
         if stored.loaded is not None:
             return stored.loaded
+        if stored.rows is not None:
+            return whole(stored.rows)
         raw = torch.frombuffer(self._pages, dtype=torch.uint8, count=stored.bytes, offset=stored.offset)
         if raw.data_ptr() % stored.dtype.itemsize:
             raw = raw.clone()
@@ -74,8 +95,12 @@ class Mapping:
 
         Only for tensors whose mapped memory nobody has written to: the pages lose what was written.
         """
-        if stored.loaded is not None or not hasattr(mmap, "MADV_DONTNEED"):
-            return
+        if stored.rows is not None:
+            stored.rows.release()
+        elif stored.loaded is None and hasattr(mmap, "MADV_DONTNEED"):
+            self._discard(stored)
+
+    def _discard(self, stored: Stored) -> None:
         start = stored.offset - stored.offset % mmap.PAGESIZE
         self._pages.madvise(mmap.MADV_DONTNEED, start, stored.offset + stored.bytes - start)
 
@@ -91,3 +116,12 @@ def copy_serially(source: Tensor, target: Tensor) -> None:
     """`target[:] = source`, whatever their dtypes and devices."""
     for rows in in_chunks(source, SERIAL):
         target[rows] = source[rows]
+
+
+def whole(rows: Rows, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Tensor:
+    """All rows in one tensor of `dtype` on `device`, made piece by piece."""
+    landed = torch.empty(rows.shape, dtype=dtype or rows.dtype, device=device)
+    for chunk in in_chunks(landed):
+        landed[chunk] = rows.read(chunk.start, min(chunk.stop, rows.shape[0]))
+        rows.release()
+    return landed

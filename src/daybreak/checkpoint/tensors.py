@@ -8,11 +8,13 @@ import pickle
 import struct
 import zipfile
 from collections.abc import Mapping as Dict
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
+from daybreak.checkpoint.inert import passed_over
 from daybreak.checkpoint.stored import Stored
 from daybreak.errors import DaybreakError
 
@@ -35,15 +37,18 @@ LARGEST_HEADER = 100_000_000
 AGAIN = "it is damaged or was not downloaded whole; fetch it again"
 
 
-def contents(file: Path) -> list[Stored]:
+def contents(file: Path, entry: str | None = None) -> list[Stored]:
     """The tensors of a weight file in the order in which they lie there. Raises `DaybreakError` if it is
-    damaged."""
+    damaged.
+
+    A file of torch's may hold them in one `entry` among others; objects elsewhere in it are passed over.
+    """
     try:
         with file.open("rb"):
             size = file.stat().st_size
     except OSError as error:
         raise DaybreakError(f"{file} cannot be read: {error.strerror or error}") from None
-    found = _safetensors(file) if file.suffix == ".safetensors" else _pickled(file)
+    found = _safetensors(file) if file.suffix == ".safetensors" else _pickled(file, entry)
     for stored in found:
         if stored.loaded is None and stored.offset + stored.bytes > size:
             raise DaybreakError(
@@ -95,18 +100,19 @@ def _is_whole(numbers: Any) -> bool:
     return isinstance(numbers, list) and all(type(number) is int for number in numbers)
 
 
-def _pickled(file: Path) -> list[Stored]:
+def _pickled(file: Path, entry: str | None) -> list[Stored]:
     # Under fake tensors torch reads only the table (names, shapes, places) of a file; the data is mapped
     # later, as for safetensors. weights_only refuses everything but tensors and plain containers.
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     records = _records(file)
     try:
-        with FakeTensorMode():
-            tensors = torch.load(file, map_location="cpu", weights_only=True)
-        if _is_mappable(tensors, records):
-            return [_fake(file, name, tensor) for name, tensor in tensors.items()]
-        tensors = torch.load(file, map_location="cpu", weights_only=True)
+        with passed_over(file) if entry is not None and records else nullcontext():
+            with FakeTensorMode():
+                tensors = _entry(file, torch.load(file, map_location="cpu", weights_only=True), entry)
+            if _is_mappable(tensors, records):
+                return [_fake(file, name, tensor) for name, tensor in tensors.items()]
+            tensors = _entry(file, torch.load(file, map_location="cpu", weights_only=True), entry)
     except pickle.UnpicklingError as error:
         raise DaybreakError(
             f"{file} holds more than tensors, so it is not opened, because that could run code: "
@@ -116,6 +122,14 @@ def _pickled(file: Path) -> list[Stored]:
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DaybreakError(f"{file} is no file of torch's: {_first_line(error)}; {AGAIN}") from None
     return [_loaded(file, name, tensor) for name, tensor in _named(file, tensors).items()]
+
+
+def _entry(file: Path, held: Any, entry: str | None) -> Any:
+    if entry is None:
+        return held
+    if not isinstance(held, dict) or entry not in held:
+        raise DaybreakError(f"{file} has no entry {entry!r}, which holds the tensors of such files: {AGAIN}")
+    return held[entry]
 
 
 def _records(file: Path) -> dict[int, int]:

@@ -10,9 +10,11 @@ from typing import Any
 
 from daybreak.architecture import Architecture, Blanks, Rotary
 from daybreak.errors import DaybreakError
-from daybreak.families.family import Family, Initialisation, Size
+from daybreak.families import shards
+from daybreak.families.chat import Chat
+from daybreak.families.family import Family, Initialisation, ShardRelease, Size
 from daybreak.families.keys import Keys, hf_activation
-from daybreak.rules import PER_HEAD, Rule, fused, linear, norm
+from daybreak.rules import COLUMNS, PER_HEAD, ROWS, Rule, fused, linear, norm
 
 BLANKS = Blanks(start=130004, end=130005, mask=130000, rest=130001, sentence=130002)
 FIRST_BLANKS = Blanks(start=150004, end=150005, mask=150000, rest=150001, sentence=150002, runs_on=True)
@@ -63,7 +65,9 @@ def read(config: Mapping[str, Any]) -> Architecture:
         tied=keys.get("tie_word_embeddings", False),
         blanks=_blanks(keys, two_rows),
     )
-    keys.finish("quantization_bit quantization_embeddings image_length eva_config qformer_config")
+    keys.only("quantization_bit", 0, 4, 8)
+    keys.only("quantization_embeddings", True, False)
+    keys.finish("image_length eva_config qformer_config")
     return architecture
 
 
@@ -123,8 +127,41 @@ RULES = (
     *linear("layers.{i}.mlp.dense_h_to_4h", "blocks.{i}.mlp.up"),
     *linear("layers.{i}.mlp.dense_4h_to_h", "blocks.{i}.mlp.down"),
     *norm("final_layernorm", "final_norm"),
-    Rule("lm_head.weight", "head.weight"),
+    Rule("lm_head.weight", "head.weight", also=("mixins.chatglm-final.lm_head.weight",)),
 )
+
+LAYER = "layers.{i}."
+CUTS = {
+    "word_embeddings.weight": ROWS,
+    f"{LAYER}attention.query_key_value.weight": ROWS,
+    f"{LAYER}attention.query_key_value.bias": ROWS,
+    f"{LAYER}attention.dense.weight": COLUMNS,
+    f"{LAYER}mlp.dense_h_to_4h.weight": ROWS,
+    f"{LAYER}mlp.dense_h_to_4h.bias": ROWS,
+    f"{LAYER}mlp.dense_4h_to_h.weight": COLUMNS,
+    "lm_head.weight": ROWS,
+}
+"""Norms, and the biases of the two maps that are cut along their inputs, are whole in every shard."""
+
+
+def recognises(shapes: shards.Shapes) -> bool:
+    """A head of its own, where the original repository's code puts it."""
+    return "mixins.chatglm-final.lm_head.weight" in shapes
+
+
+def shard_fields(shapes: shards.Shapes, settings: Mapping[str, Any]) -> dict[str, Any]:
+    width = shards.rows(shapes, "transformer.final_layernorm.weight")
+    rotary = next((shape for name, shape in shapes.items() if name.endswith("rotary_emb.inv_freq")), None)
+    return {
+        "vocabulary": shards.rows(shapes, "transformer.word_embeddings.weight"),
+        "context": settings.get("max_sequence_length", BASE.context),
+        "layers": shards.layers(shapes),
+        "width": width,
+        # Two rows of positions turn half of a head each.
+        "heads": shards.heads(width, 128, settings, None if rotary is None else 4 * rotary[0]),
+        "inner": shards.rows(shapes, "transformer.layers.0.mlp.dense_h_to_4h.weight"),
+        "norm_eps": settings.get("layernorm_epsilon", BASE.norm_eps),
+    }
 
 
 def initialisation(architecture: Architecture) -> Initialisation:
@@ -145,6 +182,25 @@ def follows(fields: Mapping[str, Any]) -> dict[str, Any]:
         "blanks": {130528: BLANKS, 150528: FIRST_BLANKS}.get(vocabulary, own),
     }
 
+
+ROUNDS = Chat(
+    "{% set state = namespace(round=0, question=none) %}"
+    "{% for message in messages %}"
+    "{% if message.role == 'assistant' %}"
+    "{{ '[Round ' ~ state.round ~ ']\\n问：' ~ (state.question or '') ~ '\\n答：' ~ message.content ~ '\\n' }}"
+    "{% set state.round = state.round + 1 %}{% set state.question = none %}"
+    "{% elif state.question is none %}{% set state.question = message.content %}"
+    "{% else %}{% set state.question = state.question ~ '\\n' ~ message.content %}{% endif %}"
+    "{% endfor %}"
+    "{% if state.round == 0 %}{{ state.question or '' }}"
+    "{% elif add_generation_prompt or state.question %}"
+    "{{ '[Round ' ~ state.round ~ ']\\n问：' ~ (state.question or '') ~ '\\n答：' }}{% endif %}",
+    generation={"do_sample": True, "top_p": 0.7, "temperature": 0.95, "max_length": 2048},
+    tuned=True,
+)
+"""The published code's rounds; a first question stands alone. It knows no system messages: here they, and
+further questions in a row, stand on lines of their own within the question.
+"""
 
 _FIRST_TOKENS = {"bos_token_id": 150004, "eos_token_id": 150005, "pad_token_id": 3}
 
@@ -174,7 +230,9 @@ FAMILY = Family(
     rules=RULES,
     initialisation=initialisation,
     prefix="transformer.",
-    ignored=(r"layers\.\d+\.attention\.rotary_emb\.inv_freq",),
+    shard_release=ShardRelease(CUTS, recognises, shard_fields),
+    # Tables of positions stand in shards, where nothing reads them.
+    ignored=(r".*rotary_emb\.inv_freq", r"position_embeddings\.weight"),
     special_tokens={"bos_token_id": 130004, "eos_token_id": 130005, "pad_token_id": 3},
     follows=follows,
     blank_tokens={
@@ -185,4 +243,5 @@ FAMILY = Family(
         "sentence": "[sMASK]",
     },
     remote_code=("configuration_chatglm", "modeling_chatglm", "tokenization_chatglm"),
+    chat=ROUNDS,
 )

@@ -8,7 +8,8 @@ from typing import Any
 
 from daybreak.architecture import Architecture
 from daybreak.errors import DaybreakError, nearest
-from daybreak.rules import Rule
+from daybreak.families.chat import PLAIN, Chat
+from daybreak.rules import Cut, Rule, Shape
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,22 @@ class ArrayRelease:
 
 
 @dataclass(frozen=True)
+class ShardRelease:
+    """Weights published as the tensor-parallel shards of training, without config.json."""
+
+    cuts: Mapping[str, Cut]
+    """Names in the shards, with `{i}` for the layer -> how they are cut. Every other tensor is whole, and the
+    same in all shards.
+    """
+    recognises: Callable[[Mapping[str, Shape]], bool]
+    """Names and shapes of the whole tensors -> are they of this family?"""
+    fields: Callable[[Mapping[str, Shape], Mapping[str, Any]], dict[str, Any]]
+    """Names and shapes of the whole tensors, and what model_config.json says beside the shards -> the fields
+    of `Architecture` that they tell. The inputs of a map may be packed, so only outputs are to be trusted.
+    """
+
+
+@dataclass(frozen=True)
 class Family:
     """One page of the history: which decisions were taken, how checkpoints spell them, in which sizes they
     came.
@@ -85,6 +102,8 @@ class Family:
     """Other layouts that published files carry instead of those of `rules`; read, never written."""
     array_release: ArrayRelease | None = None
     """How the weights were published at first, where that was as bare arrays."""
+    shard_release: ShardRelease | None = None
+    """How the weights were published, where that was as shards of training."""
     ignored: tuple[str, ...] = ()
     """Regular expressions of buffers in published files that are no parameters (masks, rotary tables)."""
     special_tokens: Mapping[str, int] = field(default_factory=dict)
@@ -103,6 +122,8 @@ class Family:
     """
     remote_code: tuple[str, ...] = ()
     """Modules of Python code that the published repositories bring along, and that this page replaces."""
+    chat: Chat = PLAIN
+    """How its models are spoken to where the checkpoint brings no chat template."""
 
     def tokens(self, size: str | None = None) -> Mapping[str, int]:
         """Ids of the special tokens of a published size, or of the family."""

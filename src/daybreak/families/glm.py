@@ -10,9 +10,10 @@ from typing import Any
 
 from daybreak.architecture import Architecture, Blanks, Learned
 from daybreak.errors import DaybreakError
-from daybreak.families.family import Family, Initialisation, Size
+from daybreak.families import shards
+from daybreak.families.family import Family, Initialisation, ShardRelease, Size
 from daybreak.families.keys import Keys, hf_activation
-from daybreak.rules import THIRDS, Rule, fused, linear, norm
+from daybreak.rules import COLUMNS, ROWS, THIRDS, THIRDS_OF_ROWS, Rule, fused, linear, norm
 
 # Scores are float32 here in any case, so the scaling that keeps them within float16 changes nothing.
 HARMLESS = (
@@ -108,9 +109,13 @@ def write(architecture: Architecture) -> dict[str, Any]:
 
 
 RULES = (
-    Rule("word_embeddings.weight", "tokens.weight"),
+    Rule("word_embeddings.weight", "tokens.weight", also=("transformer.word_embeddings.weight",)),
     Rule("transformer.position_embeddings.weight", "positions.weight"),
-    Rule("transformer.block_position_embeddings.weight", "block_positions.weight"),
+    Rule(
+        "transformer.block_position_embeddings.weight",
+        "block_positions.weight",
+        also=("mixins.block_position_embedding.block_position_embeddings.weight",),
+    ),
     *norm("transformer.layers.{i}.input_layernorm", "blocks.{i}.attention_norm"),
     *fused("transformer.layers.{i}.attention.query_key_value", "blocks.{i}.attention", THIRDS, THIRDS),
     *linear("transformer.layers.{i}.attention.dense", "blocks.{i}.attention.out"),
@@ -119,6 +124,40 @@ RULES = (
     *linear("transformer.layers.{i}.mlp.dense_4h_to_h", "blocks.{i}.mlp.down"),
     *norm("transformer.final_layernorm", "final_norm"),
 )
+
+LAYER = "layers.{i}."
+CUTS = {
+    "word_embeddings.weight": ROWS,
+    f"{LAYER}attention.query_key_value.weight": THIRDS_OF_ROWS,
+    f"{LAYER}attention.query_key_value.bias": THIRDS_OF_ROWS,
+    f"{LAYER}attention.dense.weight": COLUMNS,
+    f"{LAYER}mlp.dense_h_to_4h.weight": ROWS,
+    f"{LAYER}mlp.dense_h_to_4h.bias": ROWS,
+    f"{LAYER}mlp.dense_4h_to_h.weight": COLUMNS,
+}
+"""Norms, tables of positions, and the biases of the two maps that are cut along their inputs, are whole in
+every shard.
+"""
+
+
+def recognises(shapes: shards.Shapes) -> bool:
+    """A second table of positions."""
+    return any(name.endswith("block_position_embeddings.weight") for name in shapes)
+
+
+def shard_fields(shapes: shards.Shapes, settings: Mapping[str, Any]) -> dict[str, Any]:
+    width = shards.rows(shapes, "transformer.final_layernorm.weight")
+    return {
+        "vocabulary": shards.rows(shapes, "word_embeddings.weight", "transformer.word_embeddings.weight"),
+        "context": shards.rows(shapes, "transformer.position_embeddings.weight") - 1,
+        "layers": shards.layers(shapes),
+        "width": width,
+        "heads": shards.heads(width, 64, settings),
+        "inner": shards.rows(shapes, "transformer.layers.0.mlp.dense_h_to_4h.weight"),
+        "norm_eps": settings.get("layernorm_epsilon", BASE.norm_eps),
+        # The original code's gelu is the one with tanh, and its shards say so by being its format.
+        "activation": "gelu_tanh",
+    }
 
 
 def initialisation(architecture: Architecture) -> Initialisation:
@@ -172,6 +211,7 @@ FAMILY = Family(
     rules=RULES,
     initialisation=initialisation,
     prefix="glm.",
+    shard_release=ShardRelease(CUTS, recognises, shard_fields),
     special_tokens={"eos_token_id": 30523, "pad_token_id": 0},
     follows=follows,
     blank_tokens={

@@ -10,9 +10,10 @@ from typing import Any
 
 from daybreak.architecture import Architecture, Blanks, Rotary
 from daybreak.errors import DaybreakError
-from daybreak.families.family import Family, Initialisation, Size
+from daybreak.families import shards
+from daybreak.families.family import Family, Initialisation, ShardRelease, Size
 from daybreak.families.keys import Keys, hf_activation
-from daybreak.rules import HALVES, PER_HEAD, Rule, fused, linear, norm
+from daybreak.rules import COLUMNS, HALVED_ROWS, HALVES, PER_HEAD, ROWS, Rule, fused, linear, norm
 
 BASE = Architecture(
     vocabulary=150528,
@@ -60,7 +61,8 @@ def read(config: Mapping[str, Any]) -> Architecture:
             runs_on=True,
         ),
     )
-    keys.finish("quantization_bit model_parallel_size")
+    keys.only("quantization_bit", 0, 4, 8)
+    keys.finish("model_parallel_size")
     return architecture
 
 
@@ -101,6 +103,46 @@ RULES = (
     *linear("layers.{i}.mlp.dense_4h_to_h", "blocks.{i}.mlp.down"),
     *norm("final_layernorm", "final_norm"),
 )
+
+
+LAYER = "layers.{i}."
+CUTS = {
+    "word_embeddings.weight": ROWS,
+    f"{LAYER}attention.query_key_value.weight": ROWS,
+    f"{LAYER}attention.query_key_value.bias": ROWS,
+    f"{LAYER}attention.dense.weight": COLUMNS,
+    f"{LAYER}mlp.dense_h_to_4h.weight": HALVED_ROWS,
+    f"{LAYER}mlp.dense_h_to_4h.bias": HALVED_ROWS,
+    f"{LAYER}mlp.dense_4h_to_h.weight": COLUMNS,
+}
+"""Norms, and the biases of the two maps that are cut along their inputs, are whole in every shard."""
+
+
+def recognises(shapes: shards.Shapes) -> bool:
+    """A gated MLP, and neither tables of positions nor a head of its own. Packed to four bits the second map
+    has half its columns.
+    """
+    up = shapes.get("transformer.layers.0.mlp.dense_h_to_4h.weight", (0,))
+    down = shapes.get("transformer.layers.0.mlp.dense_4h_to_h.weight", (0, 1))
+    own = any("lm_head" in name or name.endswith("position_embeddings.weight") for name in shapes)
+    return not own and up[0] in (2 * down[1], 4 * down[1])
+
+
+def shard_fields(shapes: shards.Shapes, settings: Mapping[str, Any]) -> dict[str, Any]:
+    for key in ("position_encoding_2d", "no_glu"):
+        if settings.get(key):
+            raise DaybreakError(f"model_config.json sets {key}, which GLM-130B here does not support")
+    width = shards.rows(shapes, "transformer.final_layernorm.weight")
+    rotary = next((shape for name, shape in shapes.items() if name.endswith("rotary_emb.inv_freq")), None)
+    return {
+        "vocabulary": shards.rows(shapes, "transformer.word_embeddings.weight"),
+        "context": settings.get("max_sequence_length", BASE.context),
+        "layers": shards.layers(shapes),
+        "width": width,
+        "heads": shards.heads(width, 128, settings, None if rotary is None else 2 * rotary[0]),
+        "inner": shards.rows(shapes, "transformer.layers.0.mlp.dense_h_to_4h.weight") // 2,
+        "norm_eps": settings.get("layernorm_epsilon", BASE.norm_eps),
+    }
 
 
 def initialisation(architecture: Architecture) -> Initialisation:
@@ -145,6 +187,7 @@ FAMILY = Family(
     rules=RULES,
     initialisation=initialisation,
     prefix="transformer.",
+    shard_release=ShardRelease(CUTS, recognises, shard_fields),
     ignored=(r".*rotary_emb\.inv_freq",),
     special_tokens={"bos_token_id": 150004, "eos_token_id": 150005},
     follows=follows,
