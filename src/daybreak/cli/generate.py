@@ -4,51 +4,45 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from daybreak.engine.explain import field_docs
+from daybreak.cli.writing import entries, field, load, settings_among, tell
+from daybreak.cli.writing import texts as read
 from daybreak.engine.settings import Sampling
 from daybreak.errors import DaybreakError
 
 if TYPE_CHECKING:
     from daybreak.engine.continuation import Result
-    from daybreak.engine.logprobs import TokenLogprob
     from daybreak.language_model import LanguageModel
 
-_HELP = field_docs(Sampling)
-
-
-def _field(name: str, *flags: str) -> Any:
-    """An option that is a field of the settings, explained by the sentence under it."""
-    return typer.Option(*flags, help=_HELP[name], show_default=False)
+_OTHER = {"model", "prompts", "as_json", "lines", "defaults", "batch_size", "revision", "dtype", "device"}
 
 
 def generate(
     model: Annotated[str, typer.Argument(help="A folder, a repository of the hub, or a published size.")],
     prompts: Annotated[list[str], typer.Argument(help="What to continue; - reads standard input.")],
-    max_new_tokens: Annotated[int | None, _field("max_new_tokens", "--max-new-tokens", "-m")] = None,
-    max_length: Annotated[int | None, _field("max_length")] = None,
-    min_new_tokens: Annotated[int | None, _field("min_new_tokens")] = None,
-    stop: Annotated[list[str] | None, _field("stop")] = None,
-    stop_token: Annotated[list[int] | None, _field("stop_tokens")] = None,
-    ignore_eos: Annotated[bool, _field("ignore_eos", "--ignore-eos")] = False,
-    temperature: Annotated[float | None, _field("temperature", "--temperature", "-t")] = None,
-    top_k: Annotated[int | None, _field("top_k")] = None,
-    top_p: Annotated[float | None, _field("top_p")] = None,
-    min_p: Annotated[float | None, _field("min_p")] = None,
-    typical_p: Annotated[float | None, _field("typical_p")] = None,
-    seed: Annotated[int | None, _field("seed")] = None,
-    n: Annotated[int | None, _field("n", "--n", "-n")] = None,
-    repetition_penalty: Annotated[float | None, _field("repetition_penalty")] = None,
-    presence_penalty: Annotated[float | None, _field("presence_penalty")] = None,
-    frequency_penalty: Annotated[float | None, _field("frequency_penalty")] = None,
-    suppress_token: Annotated[list[int] | None, _field("suppress_tokens")] = None,
-    begin_suppress_token: Annotated[list[int] | None, _field("begin_suppress_tokens")] = None,
-    logprobs: Annotated[int | None, _field("logprobs")] = None,
-    prompt_logprobs: Annotated[int | None, _field("prompt_logprobs")] = None,
+    max_new_tokens: Annotated[int | None, field("max_new_tokens", "--max-new-tokens", "-m")] = None,
+    max_length: Annotated[int | None, field("max_length")] = None,
+    min_new_tokens: Annotated[int | None, field("min_new_tokens")] = None,
+    stop: Annotated[list[str] | None, field("stop")] = None,
+    stop_token: Annotated[list[int] | None, field("stop_tokens")] = None,
+    ignore_eos: Annotated[bool, field("ignore_eos", "--ignore-eos")] = False,
+    temperature: Annotated[float | None, field("temperature", "--temperature", "-t")] = None,
+    top_k: Annotated[int | None, field("top_k")] = None,
+    top_p: Annotated[float | None, field("top_p")] = None,
+    min_p: Annotated[float | None, field("min_p")] = None,
+    typical_p: Annotated[float | None, field("typical_p")] = None,
+    seed: Annotated[int | None, field("seed")] = None,
+    n: Annotated[int | None, field("n", "--n", "-n")] = None,
+    repetition_penalty: Annotated[float | None, field("repetition_penalty")] = None,
+    presence_penalty: Annotated[float | None, field("presence_penalty")] = None,
+    frequency_penalty: Annotated[float | None, field("frequency_penalty")] = None,
+    suppress_token: Annotated[list[int] | None, field("suppress_tokens")] = None,
+    begin_suppress_token: Annotated[list[int] | None, field("begin_suppress_tokens")] = None,
+    logprobs: Annotated[int | None, field("logprobs")] = None,
+    prompt_logprobs: Annotated[int | None, field("prompt_logprobs")] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per result and line.")
     ] = False,
@@ -63,56 +57,16 @@ def generate(
 
     Several prompts, or several samples (--n), are written together and printed when they are done.
     """
-    given = dict(locals())
-    settings = {_FIELDS.get(name, name): value for name, value in given.items() if name not in _OTHER}
-    settings = {name: value for name, value in settings.items() if _is_given(value)}
+    settings = settings_among(dict(locals()), _OTHER)
     Sampling(**settings)  # wrong settings are named before a model is loaded for them
     if (logprobs is not None or prompt_logprobs is not None) and not as_json:
         raise DaybreakError("log-probabilities are printed as JSON only; add --json")
-    texts = [text for prompt in prompts for text in _texts(prompt, lines)]
-    loaded = _load(model, revision, dtype, device)
+    texts = [text for prompt in prompts for text in read(prompt, lines)]
+    loaded = load(model, revision, dtype, device)
     if len(texts) == 1 and (n or 1) == 1 and not as_json:
         _print_stream(loaded, texts[0], defaults, settings)
     else:
         _print_all(loaded, texts, as_json, defaults=defaults, batch_size=batch_size, **settings)
-
-
-_FIELDS = {
-    "stop_token": "stop_tokens",
-    "suppress_token": "suppress_tokens",
-    "begin_suppress_token": "begin_suppress_tokens",
-}
-_OTHER = {"model", "prompts", "as_json", "lines", "defaults", "batch_size", "revision", "dtype", "device"}
-
-
-def _is_given(value: Any) -> bool:
-    return value is not None and value is not False and value != []
-
-
-def _texts(prompt: str, lines: bool) -> list[str]:
-    try:
-        text = sys.stdin.read() if prompt == "-" else prompt
-        text.encode()  # bytes that are no text reach Python as lone surrogates
-    except UnicodeError as error:
-        raise DaybreakError(f"the prompt is not UTF-8 text: {error}") from None
-    if prompt != "-":
-        return [prompt]
-    return text.splitlines() if lines else [text.removesuffix("\n")]
-
-
-def _load(model: str, revision: str | None, dtype: str, device: str) -> LanguageModel:
-    _tell(f"loading {model} ...")
-    import daybreak
-
-    loaded = daybreak.load(model, revision, dtype, device)
-    _tell("")
-    return loaded
-
-
-def _tell(status: str) -> None:
-    """One line on the terminal that the next one replaces; nothing where nobody watches."""
-    if sys.stderr.isatty():
-        print(f"\r\033[K{status}", end="", file=sys.stderr, flush=True)
 
 
 def _print_stream(model: LanguageModel, prompt: str, defaults: bool, settings: dict[str, Any]) -> None:
@@ -127,9 +81,9 @@ def _print_stream(model: LanguageModel, prompt: str, defaults: bool, settings: d
 
 def _print_all(model: LanguageModel, prompts: list[str], as_json: bool, **settings: Any) -> None:
     results = model.generate(
-        prompts, progress=lambda done, all_: _tell(f"{done} of {all_} texts written"), **settings
+        prompts, progress=lambda done, all_: tell(f"{done} of {all_} texts written"), **settings
     )
-    _tell("")
+    tell("")
     for result in results:
         if as_json:
             print(json.dumps(_as_json(prompts[result.prompt], result), ensure_ascii=False))
@@ -153,16 +107,7 @@ def _as_json(prompt: str, result: Result) -> dict[str, Any]:
         "prompt_tokens": result.prompt_tokens,
     }
     for name in ("logprobs", "prompt_logprobs"):
-        entries = getattr(result, name)
-        if entries is not None:
-            told[name] = list(_entries(entries))
+        found = getattr(result, name)
+        if found is not None:
+            told[name] = list(entries(found))
     return told
-
-
-def _entries(entries: list[TokenLogprob | None]) -> Iterator[dict[str, Any] | None]:
-    for entry in entries:
-        if entry is None:
-            yield None
-            continue
-        top = [{"token": token, "logprob": value} for token, value in entry.top]
-        yield {"token": entry.token, "logprob": entry.logprob, "top": top}

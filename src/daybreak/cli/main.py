@@ -26,6 +26,7 @@ COMMANDS = {
     "diff": "what changed between two models or families, in words",
     "verify": "compare with the reference implementation, or two folders with each other",
     "generate": "continue a prompt",
+    "infill": "fill the blanks of a text",
     "quickstart": "train, score and sample a small model on this machine's own text",
 }
 """Every command with its line in `--help`; its function stands in the module of that name in this folder."""
