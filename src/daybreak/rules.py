@@ -81,6 +81,27 @@ PER_HEAD = Layout("per head", _split_heads, _join_heads, _stacked)
 """Along the outputs head by head, each with its queries, keys and values (GPT-NeoX, BLOOM)."""
 
 
+def _interleaved(heads: Callable[[Architecture], int]) -> Layout:
+    """Rows of each head with their two halves interleaved, 0, d/2, 1, d/2 + 1, ..., for code that turns
+    neighbouring components."""
+
+    def split(tensor: Tensor, architecture: Architecture) -> list[Tensor]:
+        pairs = tensor.reshape(heads(architecture), -1, 2, *tensor.shape[1:])
+        return [pairs.transpose(1, 2).reshape(tensor.shape)]
+
+    def join(parts: Sequence[Tensor], architecture: Architecture) -> Tensor:
+        halves = parts[0].reshape(heads(architecture), 2, -1, *parts[0].shape[1:])
+        return halves.transpose(1, 2).reshape(parts[0].shape)
+
+    return Layout("interleaved", split, join, lambda shapes: shapes[0])
+
+
+INTERLEAVED = _interleaved(lambda a: a.heads)
+"""Queries as llama.cpp's files hold them."""
+INTERLEAVED_KEYS = _interleaved(lambda a: a.key_heads or a.heads)
+"""The same for keys, whose heads may be fewer."""
+
+
 @dataclass(frozen=True)
 class Rule:
     """One line of a family's table. `also` lists older spellings of the name, read but never written."""

@@ -41,6 +41,8 @@ class Opened:
     found: dict[str, Stored]
     dtype: torch.dtype
     """Of the file: as config.json names it, or else that of the largest tensor."""
+    spelled: Family | None = None
+    """The family with the names and layouts that the tensors have in the file, where they are not its own."""
 
 
 def open_folder(folder: Path, shape: tuple[Family, Architecture] | None = None) -> Opened:
@@ -54,7 +56,7 @@ def open_folder(folder: Path, shape: tuple[Family, Architecture] | None = None) 
     # A relative may be of a family whose texts start with bos, but have another bos and not do so.
     starts = family.starts_with_bos and config.get("bos_token_id", bos) == bos
     tokenizer = Tokenizer.load(folder, starts_with_bos=starts)
-    _check_rows(folder, tokenizer, architecture.vocabulary)
+    check_rows(folder, tokenizer, architecture.vocabulary)
     said = any(config.get(key) is not None for key in ("mask_token_id", "gmask_token_id"))
     architecture = settled(architecture, tokenizer, family.blank_tokens, said=said)
     found = _unpacked(found, family, architecture)
@@ -86,7 +88,7 @@ def _unpacked(found: Dict[str, Stored], family: Family, architecture: Architectu
     return unpacked(found, expected_shapes(family, architecture), mappings)
 
 
-def _check_rows(folder: Path, tokenizer: Tokenizer | None, rows: int) -> None:
+def check_rows(folder: Path, tokenizer: Tokenizer | None, rows: int) -> None:
     """Rows without an id are usual, padding for the hardware; ids without a row are a mistake."""
     if tokenizer is not None and tokenizer.vocabulary > rows:
         raise DaybreakError(

