@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from daybreak import families
+from daybreak.architecture import Architecture
 from daybreak.errors import DaybreakError
+from daybreak.families.family import Family
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
@@ -66,3 +69,17 @@ def read_generation(folder: Path) -> dict[str, Any]:
     """generation_config.json, or nothing where there is none."""
     file = folder / GENERATION
     return read_json(file) if file.is_file() else {}
+
+
+def saved_config(
+    family: Family, architecture: Architecture, told: Mapping[str, Any], dtype: str
+) -> dict[str, Any]:
+    """config.json as it is written: what the model was `told` before, and over it what it is."""
+    return {
+        **{key: value for key, value in told.items() if key != "auto_map"},
+        **family.config(architecture),
+        "model_type": family.model_type,
+        "architectures": [family.hf_class] if family.hf_class else [],
+        "dtype": dtype,
+        "torch_dtype": dtype,  # the name before transformers 4.56
+    }

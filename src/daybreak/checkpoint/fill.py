@@ -39,18 +39,24 @@ def fill(
     for a tensor that is missing, unexpected, of another shape or not of floating point.
     """
     decoder = empty_decoder(architecture)
-    wanted = {name: tuple(parameter.shape) for name, parameter in decoder.named_parameters()}
-    uses = _uses(family, architecture, wanted, found, source)
-    check_leftovers(family, architecture, found, {use.stored.name: use.rule for use in uses}, source)
-    for use in uses:
-        _check(use, wanted)
     state: dict[str, Tensor] = {}
-    for use in uses:
+    for use in matched(family, decoder, found, source):
         parts = use.rule.layout.split(use.land(dtype, device), architecture)
         state.update(zip(use.rule.names, parts, strict=True))
         use.mapping.release(use.stored)
     decoder.load_state_dict(state, assign=True)
     return decoder
+
+
+def matched(family: Family, decoder: Decoder, found: Mapping[str, Stored], source: Path) -> list[Use]:
+    """Which stored tensor gives which parameters of `decoder`, in file order; checked as `fill` promises."""
+    architecture = decoder.architecture
+    wanted = {name: tuple(parameter.shape) for name, parameter in decoder.named_parameters()}
+    uses = _uses(family, architecture, wanted, found, source)
+    check_leftovers(family, architecture, found, {use.stored.name: use.rule for use in uses}, source)
+    for use in uses:
+        _check(use, wanted)
+    return uses
 
 
 class _WithoutDraws(TorchFunctionMode):
@@ -90,7 +96,7 @@ def expected_shapes(family: Family, architecture: Architecture) -> dict[str, Sha
 
 
 @dataclass(frozen=True, eq=False)
-class _Use:
+class Use:
     """A rule, the stored tensor it reads, and the mapping of the file."""
 
     rule: Rule
@@ -117,7 +123,7 @@ def _uses(
     wanted: Iterable[str],
     found: Mapping[str, Stored],
     source: Path,
-) -> list[_Use]:
+) -> list[Use]:
     mappings = {file: files.Mapping(file) for file in {stored.file for stored in found.values()}}
     filled: dict[str, str] = {}
     uses = []
@@ -135,7 +141,7 @@ def _uses(
                     f"{source} holds both {filled[twice]!r} and {name!r}, two names of one tensor; remove one"
                 )
             filled.update(dict.fromkeys(rule.names, name))
-            uses.append(_Use(rule, found[name], mappings[found[name].file]))
+            uses.append(Use(rule, found[name], mappings[found[name].file]))
     if missing := [name for name in wanted if name not in filled]:
         raise DaybreakError(_missing(family, architecture, missing, source))
     return sorted(uses, key=lambda use: (use.stored.file, use.stored.offset))
@@ -157,7 +163,7 @@ def _missing(family: Family, architecture: Architecture, missing: list[str], sou
     )
 
 
-def _check(use: _Use, wanted: Mapping[str, Shape]) -> None:
+def _check(use: Use, wanted: Mapping[str, Shape]) -> None:
     stored = use.stored
     expected = use.rule.layout.shape([wanted[name] for name in use.rule.names])
     if stored.shape != expected:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,44 +34,50 @@ _WEIGHTS = re.compile(r"(model|pytorch_model)([-_]\d{5}-of-\d{5})?\.(safetensors
 
 
 @dataclass(frozen=True, eq=False)
-class _Written:
-    """A tensor as the file will hold it; `parameters` are joined only when it is written."""
+class Written:
+    """A tensor as the file will hold it; it is made only when it is written."""
 
-    rule: Rule
-    parameters: list[Tensor]
-    architecture: Architecture
+    name: str
+    dtype: torch.dtype
     shape: tuple[int, ...]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.parameters[0].dtype
+    chunks: Callable[[], Iterable[Tensor]]
+    """Its rows in their order, some at a time."""
 
     @property
     def bytes(self) -> int:
-        return sum(part.numel() for part in self.parameters) * self.dtype.itemsize
-
-    def tensor(self) -> Tensor:
-        return self.rule.layout.join(self.parameters, self.architecture)
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 def save_folder(
     folder: Path, family: Family, decoder: Decoder, texts: Mapping[str, bytes], shard_size: int | str = "5GB"
 ) -> None:
     """Write the weights of `decoder` as `family` lays them out, and the files `texts` (name -> contents),
-    into `folder`.
+    into `folder`; see `write_folder`.
+    """
+    write_folder(folder, _layout(family, decoder), texts, shard_size)
+
+
+def write_folder(
+    folder: Path,
+    written: Sequence[Written],
+    texts: Mapping[str, bytes],
+    shard_size: int | str = "5GB",
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Write tensors and the files `texts` (name -> contents) into `folder`; `progress` is told bytes written
+    and bytes in all.
 
     Everything is written beside the old files first and renamed into their place at the end: a save that
     fails leaves the folder as it was, and a model whose parameters are mapped from this very folder keeps
     its own. Weights, tokenizer and settings of an earlier model do not stay beside those of this one.
     """
     limit = parse_size(shard_size)
-    written = _layout(family, decoder)
     created = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as name:
             scratch = Path(name)
-            _write_weights(scratch, written, limit)
+            _write_weights(scratch, written, limit, progress)
             for text, content in texts.items():
                 (scratch / text).write_bytes(content)
             _install(scratch, folder)
@@ -95,44 +102,67 @@ def to_json(value: Mapping[str, Any]) -> bytes:
     return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
-def _layout(family: Family, decoder: Decoder) -> list[_Written]:
+def _layout(family: Family, decoder: Decoder) -> list[Written]:
     parameters = {name: parameter.detach() for name, parameter in decoder.named_parameters()}
     architecture = decoder.architecture
+    lines = lines_of(family, architecture, parameters)
+    return [_written(rule, [parameters[name] for name in rule.names], architecture) for rule in lines]
+
+
+def lines_of(family: Family, architecture: Architecture, parameters: Iterable[str]) -> list[Rule]:
+    """The rules by which a checkpoint of such a model is written. Raises `DaybreakError` for a parameter that
+    has no name there.
+    """
+    parameters = set(parameters)
     lines = rules.expand(family.rules, architecture.layers, parameters, family.prefix)
-    if lacking := parameters.keys() - {name for rule in lines for name in rule.names}:
+    if lacking := parameters - {name for rule in lines for name in rule.names}:
         raise DaybreakError(
             f"{family.title} checkpoints have no name for {sorted(lacking)[0]!r}; the model cannot be saved "
             "as one"
         )
-    return [_written(rule, [parameters[name] for name in rule.names], architecture) for rule in lines]
+    return lines
 
 
-def _written(rule: Rule, parts: list[Tensor], architecture: Architecture) -> _Written:
+def _written(rule: Rule, parts: list[Tensor], architecture: Architecture) -> Written:
     if parts[0].dtype not in _SPELLED:
         raise DaybreakError(
             f"{rule.theirs!r} is of {parts[0].dtype}, which checkpoint files do not hold; convert it first"
         )
     shape = rule.layout.shape([tuple(part.shape) for part in parts])
-    return _Written(rule, parts, architecture, shape)
+
+    def chunks() -> Iterator[Tensor]:
+        tensor = rule.layout.join(parts, architecture)
+        return (tensor[rows] for rows in files.in_chunks(tensor))
+
+    return Written(rule.theirs, parts[0].dtype, shape, chunks)
 
 
-def _write_weights(folder: Path, written: Sequence[_Written], limit: int) -> None:
+def _write_weights(
+    folder: Path, written: Sequence[Written], limit: int, progress: Callable[[int, int], None]
+) -> None:
     shards = _shards(written, limit)
+    total = sum(one.bytes for one in written)
+    done = 0
+
+    def count(new: int) -> None:
+        nonlocal done
+        done += new
+        progress(done, total)
+
     if len(shards) == 1:
-        _write_safetensors(folder / SAFETENSORS, shards[0])
+        _write_safetensors(folder / SAFETENSORS, shards[0], count)
         return
     places = {}
     for number, shard in enumerate(shards, 1):
         name = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        _write_safetensors(folder / name, shard)
-        places.update({one.rule.theirs: name for one in shard})
-    total = sum(one.bytes for one in written)
+        _write_safetensors(folder / name, shard, count)
+        places.update({one.name: name for one in shard})
     index = {"metadata": {"total_size": total}, "weight_map": places}
     (folder / (SAFETENSORS + INDEX)).write_bytes(to_json(index))
 
 
-def _shards(written: Sequence[_Written], limit: int) -> list[list[_Written]]:
-    shards: list[list[_Written]] = [[]]
+def _shards(written: Sequence[Written], limit: int) -> list[list[Written]]:
+    shards: list[list[Written]] = [[]]
     filled = 0
     for one in written:
         if shards[-1] and filled + one.bytes > limit:
@@ -143,15 +173,15 @@ def _shards(written: Sequence[_Written], limit: int) -> list[list[_Written]]:
     return shards
 
 
-def _write_safetensors(file: Path, shard: Sequence[_Written]) -> None:
+def _write_safetensors(file: Path, shard: Sequence[Written], count: Callable[[int], None]) -> None:
     # The order of the safetensors library: wide types first, then by name, so that equal models give equal
     # files.
-    ordered = sorted(shard, key=lambda one: (-one.dtype.itemsize, one.rule.theirs))
+    ordered = sorted(shard, key=lambda one: (-one.dtype.itemsize, one.name))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for one in ordered:
         begin, end = end, end + one.bytes
-        header[one.rule.theirs] = {
+        header[one.name] = {
             "dtype": _SPELLED[one.dtype],
             "shape": one.shape,
             "data_offsets": [begin, end],
@@ -161,14 +191,14 @@ def _write_safetensors(file: Path, shard: Sequence[_Written]) -> None:
     with file.open("wb") as handle:
         handle.write(len(text).to_bytes(8, "little") + text)
         for one in ordered:
-            _write_tensor(handle, one.tensor())
+            for chunk in one.chunks():
+                count(handle.write(_bytes(chunk.to(one.dtype))))
         handle.flush()
         os.fsync(handle.fileno())
 
 
-def _write_tensor(handle: BinaryIO, tensor: Tensor) -> None:
-    for rows in files.in_chunks(tensor):
-        handle.write(tensor[rows].cpu().contiguous().view(torch.uint8).numpy().data)
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.cpu().contiguous().view(torch.uint8).numpy().data
 
 
 def _install(scratch: Path, folder: Path) -> None:

@@ -25,7 +25,9 @@ COMMANDS = {
     "describe": "one model: its decisions, parameters, memory, paper and repository",
     "diff": "what changed between two models or families, in words",
     "verify": "compare with the reference implementation, or two folders with each other",
+    "convert": "write any checkpoint that can be read as an ordinary folder",
     "generate": "continue a prompt",
+    "chat": "talk with a model, in the format that it asks for",
     "infill": "fill the blanks of a text",
     "quickstart": "train, score and sample a small model on this machine's own text",
 }
