@@ -1,43 +1,16 @@
-"""What the commands that let a model write have in common: options, texts from outside, the model itself."""
+"""What the commands that let a model write have in common: texts from outside, the model itself."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from daybreak.engine.explain import field_docs
-from daybreak.engine.settings import Sampling
 from daybreak.errors import DaybreakError
 
 if TYPE_CHECKING:
     from daybreak.engine.logprobs import TokenLogprob
     from daybreak.language_model import LanguageModel
-
-_HELP = field_docs(Sampling)
-_FIELDS = {
-    "stop_token": "stop_tokens",
-    "suppress_token": "suppress_tokens",
-    "begin_suppress_token": "begin_suppress_tokens",
-}
-"""Options that may come several times are named for one."""
-
-
-def field(name: str, *flags: str) -> Any:
-    """An option that is a field of the settings, explained by the sentence under it."""
-    return typer.Option(*flags, help=_HELP[name], show_default=False)
-
-
-def settings_among(given: Mapping[str, Any], other: Collection[str]) -> dict[str, Any]:
-    """Those of a command's arguments that are fields of the settings and were given; `other` are none."""
-    named = {_FIELDS.get(name, name): value for name, value in given.items() if name not in other}
-    return {name: value for name, value in named.items() if _is_given(value)}
-
-
-def _is_given(value: Any) -> bool:
-    return value is not None and value is not False and value != []
 
 
 def texts(argument: str, lines: bool) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
@@ -29,6 +29,10 @@ class Backend(Protocol):
 
     def special_id(self, token: str) -> int | None:
         """The id of the special token spelled so."""
+
+    @property
+    def specials(self) -> Mapping[str, int]:
+        """All special tokens: spelling -> id."""
 
 
 class Fast:
@@ -64,5 +68,9 @@ class Fast:
         return number
 
     def special_id(self, token: str) -> int | None:
+        return self.specials.get(token)
+
+    @cached_property
+    def specials(self) -> dict[str, int]:
         known = self._library.get_added_tokens_decoder().items()
-        return next((number for number, entry in known if entry.special and entry.content == token), None)
+        return {entry.content: number for number, entry in known if entry.special}

@@ -104,3 +104,7 @@ class Pieces:
     def special_id(self, token: str) -> int | None:
         token = self._names.get(token, token)
         return self._specials[token].id if token in self._specials else None
+
+    @property
+    def specials(self) -> dict[str, int]:
+        return {text: special.id for text, special in self._specials.items()}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from daybreak.errors import DaybreakError
 from daybreak.text.backends import Backend, Fast
+from daybreak.text.chat_template import JINJA, OLDER
 from daybreak.text.named import ADDED, CONFIG, SPECIAL, Beside, by_role
 from daybreak.text.pieces import Pieces
 from daybreak.text.read_fast import END_OF_TEXT, MERGES, VOCABULARY, WHOLE, WORDS, read_fast
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["END_OF_TEXT", "Tokenizer"]
 
-FILES = (WHOLE, VOCABULARY, MERGES, WORDS, ICE, COG, CONFIG, SPECIAL, ADDED)
+FILES = (WHOLE, VOCABULARY, MERGES, WORDS, ICE, COG, CONFIG, SPECIAL, ADDED, JINJA, OLDER)
 
 
 class Tokenizer:
@@ -99,6 +100,11 @@ class Tokenizer:
     def special_id(self, text: str) -> int | None:
         """The id of the special token written so, which `decode` skips; None if there is no such token."""
         return self._backend.special_id(text)
+
+    @property
+    def specials(self) -> Mapping[str, int]:
+        """All special tokens: spelling -> id."""
+        return self._backend.specials
 
     def save(self, folder: str | Path) -> None:
         """Write the files as they were read."""

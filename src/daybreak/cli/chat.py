@@ -1,0 +1,202 @@
+"""`daybreak chat`: talk with a model in the terminal, or ask it one thing."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from daybreak.cli.options import Defaults, Device, Dtype, Model, Revision, sampling_options
+from daybreak.cli.writing import load
+from daybreak.errors import DaybreakError
+
+if TYPE_CHECKING:
+    from daybreak.engine.chat import Answer
+    from daybreak.language_model import LanguageModel
+
+HELP = """/reset          forget the conversation; the system message stays
+/system [TEXT]  set the system message for what follows; without a text, none
+/undo           take back the last message and its answer
+/save FILE      write the conversation to a new file, as JSON
+/help           these lines
+/quit           leave, as Ctrl-D does; Ctrl-C stops an answer
+A message that begins with a / is written with two."""
+
+
+@sampling_options("n", "logprobs", "prompt_logprobs")
+def chat(
+    model: Model,
+    settings: dict[str, Any],
+    message: Annotated[
+        str | None, typer.Option("--message", "-m", help="Ask this, print the answer, and leave.")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="What is said before the conversation begins.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one answer as a JSON object.")] = False,
+    defaults: Defaults = True,
+    revision: Revision = None,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+) -> None:
+    """Talk with a model; its answers appear as they are written.
+
+    Messages are put into the format of the checkpoint's chat template, or else of its family. Most families
+    here were never trained to answer: they continue a transcript. With --message, or where standard input is
+    not a terminal, one message is answered. An answer has at most 512 tokens where nothing else is said.
+    """
+    one = message if message is not None else _piped()
+    if one is None and as_json:
+        raise DaybreakError("--json prints one answer; give --message, or a message on standard input")
+    for text in (one, system):
+        _check_text(text)
+    conversation = Conversation(load(model, revision, dtype, device), system, defaults, settings)
+    conversation.introduce()
+    if one is None:
+        _converse(conversation)
+    elif as_json:
+        print(json.dumps(_as_json(conversation.ask(one, shown=False)), ensure_ascii=False))
+    else:
+        conversation.ask(one)
+
+
+def _piped() -> str | None:
+    """What standard input holds where it is no terminal."""
+    if sys.stdin.isatty():
+        return None
+    try:
+        text = sys.stdin.read().removesuffix("\n")
+    except UnicodeError as error:
+        raise DaybreakError(f"the message is not UTF-8 text: {error}") from None
+    if not text:
+        raise DaybreakError("there is no message; give --message, or write one to standard input")
+    return text
+
+
+def _check_text(text: str | None) -> None:
+    try:
+        (text or "").encode()  # bytes that are no text reach Python as lone surrogates
+    except UnicodeError as error:
+        raise DaybreakError(f"the message is not UTF-8 text: {error}") from None
+
+
+class Conversation:
+    """The messages so far, and the model that answers them."""
+
+    def __init__(
+        self, model: LanguageModel, system: str | None, defaults: bool, settings: dict[str, Any]
+    ) -> None:
+        from daybreak.engine.chat import settings_of
+
+        self.model, self.system = model, system or None
+        self.sampling = settings_of(model, None, settings, defaults)
+        self.messages: list[dict[str, str]] = []
+
+    def introduce(self) -> None:
+        """Say so where the answers are those of a model that was never trained to give any."""
+        from daybreak.engine.chat import has_template
+
+        if not has_template(self.model):
+            _note(
+                f"this {self.model.family.title} brings no chat template along, so it continues a transcript "
+                "of User and Assistant; models that were not trained to answer often do not"
+            )
+
+    def everything(self) -> list[dict[str, str]]:
+        first = [{"role": "system", "content": self.system}] if self.system else []
+        return [*first, *self.messages]
+
+    def ask(self, text: str, shown: bool = True) -> Answer:
+        """Print the answer, and keep it. Interrupted, what has come so far is the answer."""
+        from daybreak.engine.chat import chat, fit
+
+        question = {"role": "user", "content": text}
+        kept, dropped = fit(self.model, [*self.everything(), question], self.sampling)
+        if dropped:
+            _note(f"the context is full: the first {dropped} messages are left out")
+        answer = chat(self.model, kept, self.sampling)
+        try:
+            for piece in answer:
+                if shown:
+                    print(piece, end="", flush=True)
+        finally:
+            if shown:
+                print(flush=True)
+            self.messages += [question, answer.message]
+        return answer
+
+    def undo(self) -> None:
+        del self.messages[-2:]
+
+
+def _converse(conversation: Conversation) -> None:
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  (lines can be edited and called back; nothing is written to disk)
+    _note("/help lists what else can be typed; Ctrl-D leaves")
+    while True:
+        try:
+            line = input("> ").strip()
+        except EOFError:
+            print()
+            return
+        except KeyboardInterrupt:
+            _note("\n/quit or Ctrl-D leaves")
+            continue
+        try:
+            if line in ("/quit", "/exit"):
+                return
+            if line.startswith("/") and not line.startswith("//"):
+                _command(conversation, *line.split(maxsplit=1))
+            elif line:
+                _check_text(line)
+                conversation.ask(line.removeprefix("/") if line.startswith("//") else line)
+        except KeyboardInterrupt:
+            _note("stopped")
+        except DaybreakError as error:
+            _note(f"error: {error}")
+
+
+def _command(conversation: Conversation, name: str, rest: str = "") -> None:
+    if name == "/reset":
+        conversation.messages.clear()
+    elif name == "/undo":
+        conversation.undo()
+    elif name == "/system":
+        _check_text(rest)
+        conversation.system = rest or None
+    elif name == "/save":
+        _save(conversation, rest)
+    elif name == "/help":
+        print(HELP)
+    else:
+        raise DaybreakError(f"no command {name!r}; /help lists them, and //{name[1:]} is a message")
+
+
+def _save(conversation: Conversation, name: str) -> None:
+    if not name:
+        raise DaybreakError("/save needs the name of a file")
+    text = json.dumps(conversation.everything(), ensure_ascii=False, indent=2)
+    try:
+        with Path(name).expanduser().open("x", encoding="utf-8") as file:
+            file.write(text + "\n")
+    except FileExistsError:
+        raise DaybreakError(f"{name} exists already; name another file") from None
+    except OSError as error:
+        raise DaybreakError(f"{name} cannot be written: {error.strerror or error}") from None
+    _note(f"{len(conversation.everything())} messages in {name}")
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _as_json(answer: Answer) -> dict[str, Any]:
+    result = answer.result
+    return {
+        "message": answer.message,
+        "finish_reason": result.finish_reason,
+        "tokens": result.tokens,
+        "prompt_tokens": result.prompt_tokens,
+    }
