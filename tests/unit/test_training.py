@@ -19,7 +19,8 @@ from torch.nn import functional
 import daybreak
 from daybreak.errors import DaybreakError
 from daybreak.model.decoder import Decoder
-from daybreak.objectives.causal import UNSCORED, next_token_loss, token_losses
+from daybreak.objectives.batch import UNSCORED, Batch, loss, token_losses
+from daybreak.objectives.causal import Causal
 from daybreak.train import compiled as compiling
 from daybreak.train.compiled import compiled
 from daybreak.train.loop import Point, faster_dtype, in_dtype, train
@@ -40,10 +41,10 @@ def decoder(family: str = "gpt_neox", **changes: object) -> Decoder:
     return daybreak.create(family, **(sizes | changes)).decoder
 
 
-def cycle(batch: int = 4, period: int = 7) -> Iterator[Tensor]:
+def cycle(batch: int = 4, period: int = 7) -> Iterator[Batch]:
     """Text that repeats itself: easy to learn."""
     rows = [[(begin + place) % period for place in range(CONTEXT + 1)] for begin in range(batch)]
-    return itertools.repeat(torch.tensor(rows))
+    return itertools.repeat(Causal().batch(torch.tensor(rows)))
 
 
 def quiet(point: Point) -> None:
@@ -51,7 +52,7 @@ def quiet(point: Point) -> None:
 
 
 def run(model: Decoder, steps: int, rates: Rates | None = None) -> int:
-    return train(model, next_token_loss, cycle(), Steps(steps), rates or Rates(), Stop(), quiet)
+    return train(model, loss, cycle(), Steps(steps), rates or Rates(), Stop(), quiet)
 
 
 # Loss -------------------------------------------------------------------------------------------------------
@@ -59,20 +60,21 @@ def run(model: Decoder, steps: int, rates: Rates | None = None) -> int:
 
 @pytest.mark.parametrize("rows", [5, 512])
 def test_the_loss_in_parts_is_the_loss(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("daybreak.objectives.causal.ROWS", rows)
+    monkeypatch.setattr("daybreak.objectives.batch.ROWS", rows)
     model = decoder()
     torch.nn.init.normal_(model.head.weight)
     batch = torch.randint(VOCABULARY, (3, CONTEXT + 1))
     logits = model.logits(batch[:, :-1])
     wanted = functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
-    torch.testing.assert_close(next_token_loss(model, batch), wanted)
+    torch.testing.assert_close(loss(model, Causal().batch(batch)), wanted)
 
 
 def test_what_is_not_to_be_scored_costs_nothing() -> None:
     tokens = torch.randint(VOCABULARY, (2, CONTEXT))
     targets = tokens.clone()
     targets[0, :5] = UNSCORED
-    losses = token_losses(decoder(), tokens, targets).view(2, CONTEXT)
+    model = decoder()
+    losses = token_losses(model, Batch(model.reading(tokens), targets)).view(2, CONTEXT)
     assert (losses[0, :5] == 0).all() and (losses[0, 5:] > 0).all() and (losses[1] > 0).all()
 
 
@@ -118,10 +120,10 @@ def test_rates_are_shares_of_the_highest() -> None:
 
 def test_it_learns() -> None:
     model = decoder()
-    before = next_token_loss(model, next(cycle())).item()
+    before = loss(model, next(cycle())).item()
     assert run(model, 60) == 60
     assert before > 3
-    assert next_token_loss(model, next(cycle())).item() < 0.5
+    assert loss(model, next(cycle())).item() < 0.5
 
 
 def test_the_same_seed_gives_the_same_model() -> None:
@@ -134,7 +136,7 @@ def test_the_same_seed_gives_the_same_model() -> None:
 
 def test_points_say_where_training_stands() -> None:
     points: list[Point] = []
-    train(decoder(), next_token_loss, cycle(), Steps(25), Rates(), Stop(), points.append)
+    train(decoder(), loss, cycle(), Steps(25), Rates(), Stop(), points.append)
     assert [point.step for point in points] == [10, 20]
     assert [point.tokens for point in points] == [10 * 4 * CONTEXT, 20 * 4 * CONTEXT]
     assert points[1].loss < points[0].loss
@@ -146,19 +148,19 @@ def test_a_loss_that_is_no_number_stops_before_the_step(value: float) -> None:
     model = decoder()
     calls = itertools.count()
 
-    def objective(model: Decoder, batch: Tensor) -> Tensor:
-        loss = next_token_loss(model, batch)
-        return loss * value if next(calls) == 3 else loss
+    def broken(model: Decoder, batch: Batch) -> Tensor:
+        found = loss(model, batch)
+        return found * value if next(calls) == 3 else found
 
     kept: dict[str, Tensor] = {}
 
-    def batches() -> Iterator[Tensor]:
+    def batches() -> Iterator[Batch]:
         for batch in cycle():
             kept.update({name: parameter.detach().clone() for name, parameter in model.named_parameters()})
             yield batch
 
     with pytest.raises(DaybreakError, match=r"loss is (nan|inf) at step 3.*lower the learning rate"):
-        train(model, objective, batches(), Steps(9), Rates(), Stop(), quiet)
+        train(model, broken, batches(), Steps(9), Rates(), Stop(), quiet)
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, kept[name]) and bool(parameter.isfinite().all())
 
@@ -166,12 +168,12 @@ def test_a_loss_that_is_no_number_stops_before_the_step(value: float) -> None:
 def test_a_request_to_stop_ends_it_after_the_step() -> None:
     stop = Stop()
 
-    def batches() -> Iterator[Tensor]:
+    def batches() -> Iterator[Batch]:
         for number, batch in enumerate(cycle()):
             stop.asked = number == 2
             yield batch
 
-    assert train(decoder(), next_token_loss, batches(), Steps(100), Rates(), stop, quiet) == 3
+    assert train(decoder(), loss, batches(), Steps(100), Rates(), stop, quiet) == 3
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -208,11 +210,11 @@ def test_bfloat16_products_leave_weights_and_loss_in_float32() -> None:
     model = decoder()
     torch.nn.init.normal_(model.head.weight)
     batch = next(cycle())
-    loss = in_dtype(next_token_loss, torch.bfloat16)(model, batch)
+    low = in_dtype(loss, torch.bfloat16)(model, batch)
     assert faster_dtype() in (torch.bfloat16, torch.float32)
-    assert loss.dtype == torch.float32
-    assert loss.item() != next_token_loss(model, batch).item()
-    torch.testing.assert_close(loss, next_token_loss(model, batch), rtol=2e-2, atol=0)
+    assert low.dtype == torch.float32
+    assert low.item() != loss(model, batch).item()
+    torch.testing.assert_close(low, loss(model, batch), rtol=2e-2, atol=0)
 
 
 # Compiling --------------------------------------------------------------------------------------------------
@@ -221,8 +223,8 @@ def test_bfloat16_products_leave_weights_and_loss_in_float32() -> None:
 def test_without_a_compiler_it_goes_on_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
-    found = compiled(next_token_loss, decoder(), next(cycle()))
-    assert found.objective is next_token_loss
+    found = compiled(loss, decoder(), next(cycle()))
+    assert found.loss_of is loss
     assert found.problem is not None and "no C++ compiler" in found.problem
 
 
@@ -234,18 +236,18 @@ def test_a_compiler_that_fails_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(compiling, "compiler", lambda: "/usr/bin/g++")
     monkeypatch.setattr(torch, "compile", broken)
     model = decoder()
-    found = compiled(next_token_loss, model, next(cycle()))
-    assert found.objective is next_token_loss
+    found = compiled(loss, model, next(cycle()))
+    assert found.loss_of is loss
     assert found.problem == "compiling failed (RuntimeError: Python.h: no such file)"
 
 
 def test_the_warm_up_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "unused")
     monkeypatch.setattr(compiling, "compiler", lambda: "/usr/bin/g++")
-    monkeypatch.setattr(torch, "compile", lambda objective, dynamic: objective)
+    monkeypatch.setattr(torch, "compile", lambda loss_of, dynamic: loss_of)
     model = decoder()
     before = [parameter.clone() for parameter in model.parameters()]
-    assert compiled(next_token_loss, model, next(cycle())).problem is None
+    assert compiled(loss, model, next(cycle())).problem is None
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(map(torch.equal, before, model.parameters()))
 
@@ -277,7 +279,9 @@ def test_the_tables_predict_as_well_as_pairs_can() -> None:
     counts = count_pairs(text, VOCABULARY)
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
     entropy = -(counts * shares.clamp(min=1e-9).log()).sum() / counts.sum()
-    losses = [next_token_loss(model, torch.from_numpy(ids[None].astype(np.int64))).item() for ids in text]
+    losses = [
+        loss(model, Causal().batch(torch.from_numpy(ids[None].astype(np.int64)))).item() for ids in text
+    ]
     assert float(entropy) < np.mean(losses) < float(entropy) + 0.1
 
 
@@ -319,7 +323,7 @@ def test_some_heads_copy_what_followed_the_last_time() -> None:
     text = [np.random.default_rng(n).integers(0, VOCABULARY, 500).astype(np.int32) for n in range(20)]
 
     def loss_by_half() -> list[float]:
-        losses = token_losses(model, batch[:, :-1], batch[:, 1:]).view(64, -1)
+        losses = token_losses(model, Causal().batch(batch)).view(64, -1)
         return [losses[:, : CONTEXT - 1].mean().item(), losses[:, CONTEXT:].mean().item()]
 
     start(model, tables(model, text, seed=0))
@@ -336,7 +340,7 @@ def test_other_designs_start_as_far_as_they_have_a_place(family: str) -> None:
     model = decoder(family, **changes)
     start(model, tables(model, documents(), seed=0))
     batch = next(cycle())
-    assert math.isfinite(next_token_loss(model, batch).item())
+    assert math.isfinite(loss(model, batch).item())
     assert not model.blocks[0].get_submodule("mlp.down").weight.any()  # type: ignore[operator]
 
 

@@ -27,6 +27,7 @@ def _field(name: str, *flags: str) -> Any:
 
 def quickstart(
     family: Annotated[str, _field("family")] = Settings.family,
+    objective: Annotated[str | None, _field("objective")] = Settings.objective,
     seconds: Annotated[float, _field("seconds")] = Settings.seconds,
     steps: Annotated[int | None, _field("steps")] = Settings.steps,
     out: Annotated[Path, typer.Option(help="The folder to leave the model in.")] = Path("runs/quickstart"),

@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from daybreak.model.decoder import Decoder
-
-UNSCORED = -100
-"""A target that does not count."""
-ROWS = 512
-"""Tokens whose logits are in memory at once."""
+from daybreak.architecture import Blanks
+from daybreak.model.blanks import lay_out
+from daybreak.model.reading import Reading
+from daybreak.objectives.batch import UNSCORED, Batch
 
 
-def next_token_loss(decoder: Decoder, batch: Tensor) -> Tensor:
-    """Mean cross-entropy in nats; `batch` [batch, length + 1] holds inputs and, one place further,
-    targets."""
-    targets = batch[:, 1:]
-    return token_losses(decoder, batch[:, :-1], targets).sum() / targets.numel()
+@dataclass(frozen=True)
+class Causal:
+    """Every token of a window is predicted once.
 
-
-def token_losses(decoder: Decoder, tokens: Tensor, targets: Tensor) -> Tensor:
-    """-log p(target) in nats for every place of `targets` [batch, length], 0 where it is `UNSCORED`.
-
-    [batch * length] float32. The logits of a batch are many times larger than anything else in a small model
-    (4096 tokens x 4096 entries are 64 MiB in float32), so they are made a few hundred tokens at a time, which
-    stays in the cache: 9 % faster on two cores.
+    A model that reads texts with blanks gets the window as what fills the blank of an empty context; the
+    window's last two tokens are then left out to make room for the blank and the start token.
     """
-    hidden = decoder(decoder.reading(tokens)).flatten(0, 1)  # [batch * length, width]
-    wanted = targets.reshape(-1)
-    losses = []
-    for first in range(0, len(wanted), ROWS):
-        rows = slice(first, first + ROWS)
-        logits = decoder.unembed(hidden[rows]).float()  # [rows, vocabulary]
-        losses.append(functional.cross_entropy(logits, wanted[rows], reduction="none", ignore_index=UNSCORED))
-    return torch.cat(losses)
+
+    blanks: Blanks | None = None
+    """Those of the architecture."""
+
+    def batch(self, windows: Tensor, step: int = 0) -> Batch:
+        """`windows` [batch, length + 1] hold inputs and, one place further, targets."""
+        del step  # nothing is drawn
+        if self.blanks is None:
+            return Batch(Reading.of(windows[:, :-1]), windows[:, 1:])
+        texts = windows[:, :-1]
+        opening = torch.tensor([self.blanks.rest, self.blanks.start]).expand(len(texts), 2)
+        tokens = torch.cat([opening, texts[:, :-2]], dim=1)
+        targets = torch.cat([torch.full_like(texts[:, :1], UNSCORED), texts[:, :-1]], dim=1)
+        return Batch(Reading.laid_out(tokens, lay_out(tokens, None, self.blanks)), targets)

@@ -18,8 +18,12 @@ SOURCE_CODE = (
 that GPT-2 introduced, at the same size of vocabulary."""
 
 
-def train_tokenizer(texts: Sequence[str], vocabulary: int, pattern: str = SOURCE_CODE) -> Tokenizer:
+def train_tokenizer(
+    texts: Sequence[str], vocabulary: int, pattern: str = SOURCE_CODE, marks: Sequence[str] = ()
+) -> Tokenizer:
     """A tokenizer of `vocabulary` entries: 256 bytes, an end-of-text token (id 0), and the pairs merged.
+
+    `marks` are special tokens that follow, with the ids from `vocabulary` on.
 
     `pattern` is a regular expression that finds the pieces inside which pairs may merge. Merging starts from
     bytes (Radford et al. 2019, section 2.2), so every text has an encoding. Raises `DaybreakError` for a
@@ -51,4 +55,5 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int, pattern: str = SOURCE
             f"the texts give {backend.get_vocab_size()} entries, not {vocabulary}; "
             "ask for fewer, or give more text"
         )
+    backend.add_special_tokens(list(marks))
     return Tokenizer(backend, bos=END_OF_TEXT, eos=END_OF_TEXT)

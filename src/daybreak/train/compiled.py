@@ -1,4 +1,4 @@
-"""The objective as one compiled program, where this machine can compile."""
+"""The loss as one compiled program, where this machine can compile."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from daybreak.model.decoder import Decoder
-from daybreak.train.loop import Objective
+from daybreak.objectives.batch import Batch
+from daybreak.train.loop import Loss
 
 
 @dataclass(frozen=True)
 class Compilation:
     """What came of compiling."""
 
-    objective: Objective
+    loss_of: Loss
     """The compiled one, or the one given."""
     problem: str | None
     """Why it is not compiled; None if it is."""
@@ -32,18 +32,18 @@ def compiler() -> str | None:
     return next((found for name in names if name and (found := shutil.which(name))), None)
 
 
-def compiled(objective: Objective, decoder: Decoder, batch: Tensor) -> Compilation:
-    """Compile `objective` for batches of this shape, and run it forwards and backwards once.
+def compiled(loss_of: Loss, decoder: Decoder, batch: Batch) -> Compilation:
+    """Compile `loss_of` for batches of this shape, and run it forwards and backwards once.
 
     The weights stay as they are. Without a compiler, or where compiling fails, training goes on uncompiled:
     it is slower and nothing else.
     """
     began = time.perf_counter()
     if compiler() is None:
-        return Compilation(objective, "there is no C++ compiler (g++ or clang++) on this machine", 0.0)
+        return Compilation(loss_of, "there is no C++ compiler (g++ or clang++) on this machine", 0.0)
     _keep_cache()
     try:
-        faster = torch.compile(objective, dynamic=False)
+        faster = torch.compile(loss_of, dynamic=False)
         faster(decoder, batch).backward()  # type: ignore[no-untyped-call]
         problem = None
     except Exception as error:  # whatever the compilers of this machine stumble over
@@ -52,7 +52,7 @@ def compiled(objective: Objective, decoder: Decoder, batch: Tensor) -> Compilati
         torch._dynamo.reset()
     finally:
         decoder.zero_grad()
-    return Compilation(faster if problem is None else objective, problem, time.perf_counter() - began)
+    return Compilation(faster if problem is None else loss_of, problem, time.perf_counter() - began)
 
 
 def _keep_cache() -> None:

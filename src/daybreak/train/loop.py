@@ -12,11 +12,13 @@ from torch import Tensor
 
 from daybreak.errors import DaybreakError
 from daybreak.model.decoder import Decoder
+from daybreak.objectives.batch import Batch
 from daybreak.train.optimizers import Rates, optimizers, set_rates
 from daybreak.train.schedule import Budget, linear
 from daybreak.train.stop import Stop
 
-Objective = Callable[[Decoder, Tensor], Tensor]
+Loss = Callable[[Decoder, Batch], Tensor]
+"""A mean in nats per predicted token."""
 REPORT_EVERY = 10
 """Steps."""
 
@@ -30,9 +32,9 @@ class Point:
     fraction: float
     """Of the budget."""
     tokens: int
-    """Tokens learned from so far."""
+    """Tokens read so far."""
     loss: float
-    """Nats per token, mean since the last report."""
+    """Nats per predicted token, mean since the last report."""
     rate: float
     """Factor on the learning rates."""
     seconds: float
@@ -49,8 +51,8 @@ class Point:
 
 def train(
     decoder: Decoder,
-    objective: Objective,
-    batches: Iterator[Tensor],
+    loss_of: Loss,
+    batches: Iterator[Batch],
     budget: Budget,
     rates: Rates,
     stop: Stop,
@@ -58,7 +60,7 @@ def train(
 ) -> int:
     """Train `decoder` in place until the budget is used up or `stop` is asked for; returns the steps done.
 
-    `batches` yields [batch, length + 1] token ids, `report` is called every ten steps. Raises `DaybreakError`
+    `report` is called every ten steps. Raises `DaybreakError`
     when the loss stops being a number, before that step changes the weights.
     """
     chosen = optimizers(decoder, rates)
@@ -69,14 +71,14 @@ def train(
     while (fraction := budget.fraction(step)) < 1 and not stop.asked:
         batch = next(batches)
         set_rates(chosen, linear(fraction))
-        loss = objective(decoder, batch)
+        loss = loss_of(decoder, batch)
         losses.append(_finite(loss, step))
         loss.backward()  # type: ignore[no-untyped-call]
         for optimizer in chosen:
             optimizer.step()
             optimizer.zero_grad()
         step += 1
-        tokens += batch[:, 1:].numel()
+        tokens += batch.targets.numel()
         if every(REPORT_EVERY, step):
             seconds = time.perf_counter() - began
             report(Point(step, fraction, tokens, sum(losses) / len(losses), linear(fraction), seconds))
@@ -112,12 +114,12 @@ def products(dtype: torch.dtype) -> torch.autocast:
     return torch.autocast("cpu", dtype, enabled=dtype != torch.float32)
 
 
-def in_dtype(objective: Objective, dtype: torch.dtype) -> Objective:
-    """The same objective with its matrix products in `dtype`."""
+def in_dtype(loss_of: Loss, dtype: torch.dtype) -> Loss:
+    """The same loss with its matrix products in `dtype`."""
 
-    def computed(decoder: Decoder, batch: Tensor) -> Tensor:
+    def computed(decoder: Decoder, batch: Batch) -> Tensor:
         with products(dtype):
-            return objective(decoder, batch)
+            return loss_of(decoder, batch)
 
     return computed
 

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from daybreak import families
-from daybreak.architecture import Rotary
 from daybreak.data.compression import xz
 from daybreak.data.windows import scoring_windows, training_windows
-from daybreak.language_model import LanguageModel, create
-from daybreak.objectives.causal import next_token_loss
-from daybreak.train import run_folder, sample
+from daybreak.objectives.batch import Batch, loss
+from daybreak.train import run_folder, sample, task
 from daybreak.train.compiled import compiled
 from daybreak.train.functions import shuffled
-from daybreak.train.loop import Objective, Point, faster_dtype, in_dtype, products, train
+from daybreak.train.loop import Loss, Point, faster_dtype, in_dtype, products, train
 from daybreak.train.optimizers import Rates
 from daybreak.train.pairs import Tables
 from daybreak.train.picture import loss_curve
@@ -79,33 +76,14 @@ def quickstart(settings: Settings, target: Path, watch: Watch, clock: Clock, for
     return report
 
 
-def fresh(settings: Settings) -> LanguageModel:
-    """The family's design in the sizes of `settings`, with the weights its paper would draw."""
-    base = families.by_name(settings.family).base
-    changes: dict[str, Any] = {}
-    if isinstance(base.positions, Rotary):
-        half = settings.width // settings.heads // 4 * 2
-        changes["positions"] = dataclasses.replace(base.positions, width=half)
-    return create(
-        settings.family,
-        seed=settings.seed,
-        vocabulary=settings.vocabulary,
-        context=settings.context,
-        layers=settings.layers,
-        width=settings.width,
-        heads=settings.heads,
-        **changes,
-    )
-
-
 class _Run:
     """The phases of one run, in the order in which they are called."""
 
     def __init__(self, settings: Settings, watch: Watch, clock: Clock, stop: Stop, folder: Path) -> None:
         self.settings, self.watch, self.clock, self.stop, self.folder = settings, watch, clock, stop, folder
-        self.model = fresh(settings)
+        self.model = task.fresh(settings)
         self.dtype = faster_dtype()
-        self.objective: Objective = in_dtype(next_token_loss, self.dtype)
+        self.loss: Loss = in_dtype(loss, self.dtype)
         self.points: list[Point] = []
         self.steps = 0
         self.text: Text
@@ -114,7 +92,8 @@ class _Run:
         """Results by their name in the report."""
 
     def read(self) -> None:
-        self.text = read_text(self.settings.vocabulary, self.settings.source)
+        settings = self.settings
+        self.text = read_text(settings.vocabulary, settings.source, task.marks(settings))
         self.tables = tables(self.model.decoder, self.text.training.documents, self.settings.seed)
 
     def compress(self) -> None:
@@ -124,8 +103,9 @@ class _Run:
         if self.settings.compiling:
             with self.clock.phase("compiling"):
                 shape = (self.settings.batch, self.settings.context + 1)
-                found = compiled(self.objective, self.model.decoder, torch.zeros(shape, dtype=torch.int64))
-                self.objective, self.found["uncompiled"] = found.objective, found.problem
+                example = task.objective(self.settings, self.model).batch(torch.zeros(shape).long(), 0)
+                found = compiled(self.loss, self.model.decoder, example)
+                self.loss, self.found["uncompiled"] = found.loss_of, found.problem
 
     def train(self) -> None:
         start(self.model.decoder, self.tables, self.settings.seed)
@@ -133,7 +113,7 @@ class _Run:
         with self.clock.phase("training"):
             budget = self._budget()
             self.steps = train(
-                self.model.decoder, self.objective, self._batches(), budget, RATES, self.stop, self._note
+                self.model.decoder, self.loss, self._batches(), budget, RATES, self.stop, self._note
             )
 
     def score(self) -> None:
@@ -146,6 +126,7 @@ class _Run:
                 settings.context,
                 settings.stride,
                 self.watch.progress,
+                self._reads,
             )
 
     def sample(self) -> None:
@@ -154,10 +135,14 @@ class _Run:
             texts = [file.text for file in self.text.validation.files]
             drawn = sample.choose(self.model, shuffled(texts, seed), count)
             long = [function for function in drawn if function.body.count("\n") >= COMPLETED_LINES]
-            untrained = fresh(self.settings)
+            untrained = task.fresh(self.settings)
             untrained.tokenizer = self.model.tokenizer
-            self.found["parsed"] = sample.parsed(self.model, untrained, drawn, seed, self.watch.progress)
-            self.found["completions"] = sample.complete_prompts(self.model, long[:COMPLETIONS], seed)
+            self.found["parsed"] = sample.parsed(
+                self.model, untrained, drawn, seed, self.watch.progress, self._reads
+            )
+            self.found["completions"] = sample.complete_prompts(
+                self.model, long[:COMPLETIONS], seed, self._reads
+            )
 
     def save(self) -> None:
         with self.clock.phase("saving"):
@@ -181,11 +166,14 @@ class _Run:
             **self.found,
         )
 
-    def _batches(self) -> Iterator[Tensor]:
-        """[batch, context + 1] without end."""
-        windows = training_windows(self.text.training.documents, self.settings.context, self.settings.seed)
-        while True:
-            yield torch.stack([next(windows) for _ in range(self.settings.batch)])
+    def _reads(self, beginning: Sequence[int]) -> list[int]:
+        return task.prompt(self.settings, self.model, beginning)
+
+    def _batches(self) -> Iterator[Batch]:
+        settings, objective = self.settings, task.objective(self.settings, self.model)
+        windows = training_windows(self.text.training.documents, settings.context, settings.seed)
+        for step in itertools.count():
+            yield objective.batch(torch.stack([next(windows) for _ in range(settings.batch)]), step)
 
     def _budget(self) -> Budget:
         if self.settings.steps is not None:
@@ -197,7 +185,7 @@ class _Run:
         batch, settings, tries = next(self._batches()), self.settings, []
         for _ in range(3):
             began = time.perf_counter()
-            self.objective(self.model.decoder, batch).backward()  # type: ignore[no-untyped-call]
+            self.loss(self.model.decoder, batch).backward()  # type: ignore[no-untyped-call]
             tries.append(time.perf_counter() - began)
         self.model.decoder.zero_grad()
         per_token = min(tries) / (settings.batch * settings.context)

@@ -15,6 +15,8 @@ ROOM = 128
 TEMPERATURE = 0.5
 
 Progress = Callable[[int, int], None]
+Reads = Callable[[Sequence[int]], list[int]]
+"""The ids of a beginning -> what the model reads to go on from there."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,14 @@ def choose(model: LanguageModel, real: Sequence[Function], count: int) -> list[F
 
 
 def write_functions(
-    model: LanguageModel, heads: Sequence[str], seed: int, progress: Progress | None = None
+    model: LanguageModel,
+    heads: Sequence[str],
+    seed: int,
+    progress: Progress | None = None,
+    reads: Reads = list,
 ) -> list[str]:
     """A function for every head, sampled at `TEMPERATURE` with room for `ROOM` tokens."""
-    prompts = [_prompt(model, head) for head in heads]
+    prompts = [reads(_prompt(model, head)) for head in heads]
     results = model.generate(
         prompts,
         max_new_tokens=ROOM,
@@ -72,6 +78,7 @@ def parsed(
     real: Sequence[Function],
     seed: int,
     progress: Progress | None = None,
+    reads: Reads = list,
 ) -> Parsed | None:
     """The shares for functions with the heads of `real`; None if there are none."""
     if not real or model.tokenizer is None:
@@ -79,8 +86,8 @@ def parsed(
     heads = [function.head for function in real]
     return Parsed(
         samples=len(real),
-        model=share_that_parses(write_functions(model, heads, seed, progress)),
-        untrained=share_that_parses(write_functions(untrained, heads, seed)),
+        model=share_that_parses(write_functions(model, heads, seed, progress, reads)),
+        untrained=share_that_parses(write_functions(untrained, heads, seed, reads=reads)),
         real=share_that_parses(shortened(model.tokenizer, real)),
     )
 
@@ -99,12 +106,14 @@ def share_that_parses(texts: Sequence[str]) -> float:
     return sum(map(parses, texts)) / len(texts)
 
 
-def complete_prompts(model: LanguageModel, real: Sequence[Function], seed: int) -> list[Completion]:
+def complete_prompts(
+    model: LanguageModel, real: Sequence[Function], seed: int, reads: Reads = list
+) -> list[Completion]:
     """Completions of functions whose head and first line are given; none for none."""
     if not real:
         return []
     heads = [_opening(function) for function in real]
-    written = write_functions(model, heads, seed)
+    written = write_functions(model, heads, seed, reads=reads)
     return [Completion(head, text[len(head) :].rstrip()) for head, text in zip(heads, written, strict=True)]
 
 

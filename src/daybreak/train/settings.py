@@ -8,6 +8,8 @@ from pathlib import Path
 from daybreak import families
 from daybreak.errors import DaybreakError
 
+CAUSAL, BLANK_INFILLING = OBJECTIVES = ("causal", "blank-infilling")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -15,6 +17,10 @@ class Settings:
 
     family: str = families.FIRST_TO_TRAIN
     """Which family's design to train (`daybreak families` lists them)."""
+    objective: str | None = None
+    """causal: every token from those before it. blank-infilling: blanked lines, spans and endings from what
+    is left on both sides. As the family was trained, where nothing is said.
+    """
     seconds: float = 270.0
     """Time for everything from reading to the last sample; training takes what the rest leaves."""
     steps: int | None = None
@@ -48,9 +54,23 @@ class Settings:
         _at_least(0, "seed", self.seed)
         if not self.seconds > 0:
             raise DaybreakError(f"seconds is {self.seconds}; it must be above 0")
-        families.by_name(self.family)
+        blanks = families.by_name(self.family).base.blanks
+        if self.objective not in (None, *OBJECTIVES):
+            raise DaybreakError(f"objective is {self.objective!r}; it must be {' or '.join(OBJECTIVES)}")
+        if self.objective == BLANK_INFILLING and blanks is None:
+            able = [name for name in families.NAMES if families.by_name(name).base.blanks is not None]
+            raise DaybreakError(
+                f"objective is {BLANK_INFILLING}, but the design {self.family} has no tokens for blanks; "
+                f"take one of {', '.join(able)}"
+            )
         if self.source is not None and not self.source.is_dir():
             raise DaybreakError(f"no folder {str(self.source)!r}; --source names one with Python files")
+
+    @property
+    def infilling(self) -> bool:
+        """The objective is blank infilling: asked for, or by the family's design."""
+        blanks = families.by_name(self.family).base.blanks
+        return self.objective == BLANK_INFILLING or (self.objective is None and blanks is not None)
 
     @property
     def stride(self) -> int:

@@ -47,11 +47,11 @@ class Text:
     validation: Part
 
 
-def read_text(vocabulary: int, folder: Path | None = None) -> Text:
+def read_text(vocabulary: int, folder: Path | None = None, marks: Sequence[str] = ()) -> Text:
     """The standard library's files (or the Python files in `folder`), and a tokenizer trained on those for
-    training."""
+    training, which knows the special tokens `marks` as well."""
     training, validation = split(standard_library(folder))
-    tokenizer = train_tokenizer([file.text for file in training], vocabulary)
+    tokenizer = train_tokenizer([file.text for file in training], vocabulary, marks=marks)
     return Text(tokenizer, _part(training, tokenizer), _part(validation, tokenizer))
 
 
