@@ -55,8 +55,9 @@ def infill(
 def _print_stream(model: LanguageModel, text: str, defaults: bool, settings: dict[str, Any]) -> None:
     """What fills a blank is underlined on a terminal."""
     marked = sys.stdout.isatty()
+    pieces = model.infill_stream(text, defaults=defaults, **settings)
     try:
-        for piece, blank in model.infill_stream(text, defaults=defaults, **settings):
+        for piece, blank in pieces:
             drawn = f"{UNDERLINED}{piece}{PLAIN}" if marked and blank is not None else piece
             print(drawn, end="", flush=True)
     finally:  # interrupted, too: what is there stays, and the shell's prompt gets a line of its own
