@@ -30,12 +30,15 @@ def unpacked(
     """
     result = {}
     for name, stored in found.items():
-        if name.endswith(SCALE) and name.removesuffix(SCALE) in found:
-            continue
         if stored.dtype == torch.int8 and name in expected:
-            stored = _scaled(stored, found.get(name + SCALE), expected[name], mappings)
-        result[name] = stored
+            result[name] = _scaled(stored, found.get(name + SCALE), expected[name], mappings)
+        elif not (name.endswith(SCALE) and _is_packed(found.get(name.removesuffix(SCALE)))):
+            result[name] = stored
     return result
+
+
+def _is_packed(stored: Stored | None) -> bool:
+    return stored is not None and stored.dtype == torch.int8
 
 
 def without_packing(config: dict[str, Any], found: Dict[str, Stored], source: Path) -> dict[str, Any]:
@@ -43,14 +46,11 @@ def without_packing(config: dict[str, Any], found: Dict[str, Stored], source: Pa
     told = config.get(BITS) or None
     widths = {stored.rows.bits for stored in found.values() if isinstance(stored.rows, Scaled)}
     if told is not None and widths != {told}:
-        held = (
-            "has weights of " + " and ".join(f"{bits}" for bits in sorted(widths))
-            if widths
-            else "has none of"
-        )
+        held = " and ".join(f"{bits}" for bits in sorted(widths))
         raise DaybreakError(
-            f"{source}: config.json says {BITS} {told}, the checkpoint {held} bits; take config.json and "
-            "weights from the same checkpoint"
+            f"{source}: config.json says {BITS} {told}, the checkpoint has "
+            f"{f'weights of {held} bits' if widths else 'no such weights'}; take config.json and weights from "
+            "the same checkpoint"
         )
     return {key: value for key, value in config.items() if key not in KEYS} if widths else config
 

@@ -17,7 +17,7 @@ from daybreak import families
 from daybreak.architecture import Architecture
 from daybreak.checkpoint.config import CONFIG, read_config, read_json
 from daybreak.checkpoint.fill import expected_shapes
-from daybreak.checkpoint.quantised import SCALE, unpacked
+from daybreak.checkpoint.quantised import SCALE, unpacked, without_packing
 from daybreak.checkpoint.rows import Joined, Mapped, Section, Stacked
 from daybreak.checkpoint.stored import Mapping, Rows, Stored, in_chunks
 from daybreak.checkpoint.tensors import contents
@@ -68,7 +68,7 @@ def read_shards(
     }
     mappings = {file: Mapping(file) for file in files}
     plain = [unpacked(shard, pieces, mappings) for shard in shards]
-    return config, {
+    return without_packing(config, plain[0], folder), {
         name: _merged([shard[name] for shard in plain], cuts.get(name), mappings) for name in plain[0]
     }
 
