@@ -33,4 +33,4 @@ def test_every_layout_is_misread_somewhere() -> None:
         assert found
         by_name = {rule.theirs: rule for rule in rules}
         misread |= {by_name[tensor].layout.name for tensor, _, _ in found}
-    assert misread >= {"same", "transposed", "transposed thirds", "per head"}
+    assert misread >= {"same", "transposed", "transposed thirds", "thirds", "per head", "halves"}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from daybreak import families
-from daybreak.compare import mutants, parity, reference
+from daybreak.compare import mutants, parity
 from daybreak.compare.verify import MODE_NAMES, Comparison, compare, trial_pair
 from daybreak.families.trials import trials
 
@@ -17,7 +17,7 @@ CASES = [(name, label) for name in families.NAMES for label in trials(name)]
 @pytest.mark.parametrize(("name", "label"), CASES)
 def test_equals_the_reference_in_every_mode_and_no_mutant_does(name: str, label: str, tmp_path: Path) -> None:
     both = trial_pair(name, label, tmp_path)
-    verdicts = list(mutants.judge(both.pair, reference.tensors(tmp_path)))
+    verdicts = list(mutants.judge(both.pair, both.pair.other.tensors(tmp_path)))
     for comparison in compare(both, label):
         assert set(comparison.differences) == set(MODE_NAMES)
         assert not comparison.failures(), comparison
@@ -28,7 +28,8 @@ def test_equals_the_reference_in_every_mode_and_no_mutant_does(name: str, label:
 def test_every_family_with_published_weights_is_compared() -> None:
     compared = {name for name, _ in CASES}
     published = {f.name for f in families.everyone() if any(size.hub for size in f.sizes.values())}
-    assert compared == published
+    assert compared >= published
+    assert set(families.NAMES) - compared == {"gpt3"}, "loops of its own: test_gpt3.py"
 
 
 def test_not_a_number_is_a_failure() -> None:

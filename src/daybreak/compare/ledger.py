@@ -14,11 +14,13 @@ from daybreak.compare.verify import BF16_FACTOR, MODE_NAMES, Comparison, Report,
 
 _HEAD = """# Parity ledger
 
-Written by `daybreak verify --all`; do not edit. daybreak {version} beside {reference}, torch {torch}, on CPU.
+Written by `daybreak verify --all`; do not edit. daybreak {version} on torch {torch}, on CPU, beside
+{reference}.
 
 Every number is the largest difference between our logits and the reference's, relative to the reference's
 largest logit, over all shapes listed below. The reference reads each text alone, unpadded, in one pass
-and with eager attention; we read it in the mode named. Every parameter is drawn anew (biases and norms
+and with eager attention; we read it in the mode named. Texts with blanks have one or two of them, filled,
+half filled or still empty. Every parameter is drawn anew (biases and norms
 too), every number of the configuration is distinct and not its default, and the weights travel through
 files that the reference saved. Gradients are compared tensor by tensor, relative to the tensor's largest.
 
@@ -138,11 +140,11 @@ def _bfloat16(report: Report) -> Iterator[str]:
 def _shapes(report: Report) -> Iterator[str]:
     yield "## Shapes\n"
     rows = [
-        [c.family, c.label, f"{greatest(c.differences.values()):.1e}"]
+        [c.family, c.label, c.reference, f"{greatest(c.differences.values()):.1e}"]
         for c in report.comparisons
         if c.dtype == "float32"
     ]
-    yield from _table(["family", "shape", "largest float32 difference, any mode"], rows)
+    yield from _table(["family", "shape", "beside", "largest float32 difference, any mode"], rows)
     absent = [
         name for name in families.NAMES if name not in _names(report) and not families.by_name(name).hf_class
     ]

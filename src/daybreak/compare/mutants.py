@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from daybreak.architecture import Alibi, Architecture, Learned, Rotary
-from daybreak.compare.parity import BOUND, LENGTHS, Pair
-from daybreak.compare.reference import redraw
+from daybreak.architecture import Alibi, Architecture, Blanks, Learned, Rotary
+from daybreak.compare.parity import BOUND, Pair
+from daybreak.compare.redraw import redraw
+from daybreak.compare.texts import LENGTHS
 from daybreak.errors import DaybreakError
 from daybreak.model.decoder import Decoder
 from daybreak.model.reading import Reading
@@ -59,9 +60,10 @@ def judge(pair: Pair, tensors: Tensors) -> Iterator[Verdict]:
 def architectures(right: Architecture) -> Iterator[tuple[str, str, Architecture]]:
     """(field, change, architecture) for every wrong value of every field that is a different model.
 
-    Not listed, because they are the same model: another `context` without a position table.
+    Not listed, because they are the same model: another `context` without a position table. Nor are rounded
+    frequencies where no published code rounds them: short texts hardly show them.
     """
-    for field, value in [*_sizes(right), *_switches(right), *_positions(right)]:
+    for field, value in [*_sizes(right), *_switches(right), *_positions(right), *_blanks(right)]:
         changes = {field: value} if field != "positions" else dict(value)
         shown = ", ".join(f"{k}={v}" for k, v in changes.items())
         try:
@@ -79,6 +81,9 @@ def _sizes(right: Architecture) -> Iterator[tuple[str, Any]]:
     divisors = [n for n in range(1, right.width + 1) if right.width % n == 0 and n != right.heads]
     for heads in divisors[:3]:
         yield "heads", heads
+    divisors = [n for n in range(1, right.heads) if right.heads % n == 0 and n != right.key_heads]
+    for key_heads in [*divisors[:2], *([] if right.key_heads is None else [None])]:
+        yield "key_heads", key_heads
     yield "embedding_width", None if right.embedding_width else right.width
     if isinstance(right.positions, Learned):
         yield "context", right.context + 1
@@ -94,9 +99,10 @@ def _switches(right: Architecture) -> Iterator[tuple[str, Any]]:
     for activation in ("gelu", "gelu_tanh", "relu", "silu"):
         if activation != right.activation:
             yield "activation", activation
+    yield "norm", "rms" if right.norm == "layer" else "layer"
     yield "residual", "normed" if right.residual == "input" else "input"
     yield "residual_scale", 1.01
-    for field in ("shared_norm", "embedding_norm", "final_norm", "norm_affine", "tied"):
+    for field in ("shared_norm", "embedding_norm", "final_norm", "norm_affine", "gated", "tied"):
         yield field, not getattr(right, field)
     for field in ("scaled_scores", "layer_scaled_scores"):
         yield field, not getattr(right, field)
@@ -124,7 +130,11 @@ def _positions(right: Architecture) -> Iterator[tuple[str, Any]]:
     """
     now = right.positions
     small = Rotary(min(2, right.head_width))
-    if isinstance(now, Learned):
+    if isinstance(now, Learned) and now.blocks:
+        yield "positions", {"positions": Learned()}
+        yield "positions", {"positions": replace(small, blocks=True)}
+        yield "positions", {"positions": small}
+    elif isinstance(now, Learned):
         yield "positions", {"positions": Learned(now.offset + 1), "context": right.context - 1}
         if now.offset:
             yield "positions", {"positions": Learned(now.offset - 1), "context": right.context + 1}
@@ -138,7 +148,10 @@ def _positions(right: Architecture) -> Iterator[tuple[str, Any]]:
             )
             yield "positions", {"positions": replace(now, width=now.width - 2)}
             yield "positions", {"positions": replace(now, base=now.base * 2)}
+        if right.blanks is not None:
+            yield "positions", {"positions": replace(now, half_frequencies=not now.half_frequencies)}
         yield "positions", {"positions": replace(now, width=now.width + 2)}
+        yield "positions", {"positions": replace(now, blocks=not now.blocks)}
         yield "positions", {"positions": Alibi()}
         yield "positions", {"positions": Learned()}
     else:
@@ -146,8 +159,35 @@ def _positions(right: Architecture) -> Iterator[tuple[str, Any]]:
         yield "positions", {"positions": Learned()}
 
 
+def _blanks(right: Architecture) -> Iterator[tuple[str, Any]]:
+    """Not listed: another `end`, which is predicted and never read."""
+    now = right.blanks
+    if now is None:
+        yield "blanks", Blanks(start=4, end=3, mask=2, rest=1)
+        return
+    yield "blanks", None
+    yield "blanks", replace(now, runs_on=not now.runs_on)
+    yield "blanks", replace(now, mask=now.rest, rest=now.mask)
+    yield "blanks", replace(now, start=now.end)
+    unused = next(n for n in range(right.vocabulary) if n not in (*now.masks, now.start, now.end))
+    yield "blanks", replace(now, mask=unused)
+    yield "blanks", replace(now, rest=unused)
+    yield "blanks", replace(now, sentence=unused)
+    if now.sentence is not None:
+        yield "blanks", replace(now, sentence=None)
+        yield "blanks", replace(now, rest=now.sentence, sentence=now.rest)
+
+
 # Weight tables
 # ---------------------------------------------------------------------------------------------------
+
+ALTERNATING = Layout(
+    "alternating",
+    lambda t, a: [t[0::2], t[1::2]],
+    lambda p, a: torch.stack(list(p), dim=1).flatten(0, 1),
+    lambda s: (sum(shape[0] for shape in s), *s[0][1:]),
+)
+"""No family's: rows of the two maps in turn."""
 
 _OTHER_LAYOUTS: dict[str, tuple[Layout, ...]] = {
     "same": (TRANSPOSED,),
@@ -155,6 +195,7 @@ _OTHER_LAYOUTS: dict[str, tuple[Layout, ...]] = {
     "thirds": (PER_HEAD,),
     "transposed thirds": (THIRDS,),
     "per head": (THIRDS,),
+    "halves": (ALTERNATING,),
 }
 
 
@@ -171,10 +212,12 @@ def tables(rules: list[Rule], architecture: Architecture) -> Iterator[tuple[str,
 
 def _misread(rule: Rule, architecture: Architecture) -> Iterator[tuple[str, Rule]]:
     is_matrix = rule.theirs.endswith("weight") and "norm" not in rule.names[0]
-    if rule.layout.name in ("thirds", "per head") or is_matrix:
+    if rule.layout.name in ("thirds", "per head", "halves") or is_matrix:
         for layout in _OTHER_LAYOUTS[rule.layout.name]:
             if not (layout is PER_HEAD or rule.layout is PER_HEAD) or architecture.heads > 1:
                 yield f"read as {layout.name}", replace(rule, layout=layout)
+    if len(rule.names) == 2:
+        yield "the other way round", replace(rule, ours=rule.names[::-1])
     if len(rule.names) == 3:
         query, key, value = rule.names
         for order in ((key, query, value), (query, value, key), (value, key, query), (key, value, query)):
@@ -188,7 +231,13 @@ def _pairs(rules: list[Rule], architecture: Architecture) -> Iterator[tuple[int,
     softmax ignores, so any other value gives the same model.
     """
     place = {rule.theirs: i for i, rule in enumerate(rules)}
-    roles = [("query", "key"), ("key", "value"), ("attention_norm", "mlp_norm"), ("query", "out")]
+    roles = [
+        ("query", "key"),
+        ("key", "value"),
+        ("attention_norm", "mlp_norm"),
+        ("query", "out"),
+        ("gate", "up"),
+    ]
     for i, rule in enumerate(rules):
         name = rule.names[0]
         free = name.endswith("key.bias") and not isinstance(architecture.positions, Rotary)
@@ -216,12 +265,12 @@ ReadingCall = Callable[[Decoder], list[Tensor]]
 
 def readings(pair: Pair) -> Iterator[tuple[str, str, ReadingCall]]:
     """(fact, change, how the decoder reads the texts) with one fact of padding, packing or caching wrong."""
-    longest = pair.longest
+    longest, architecture = pair.longest, pair.decoder.architecture
     mask = torch.stack([torch.arange(longest) >= longest - len(text) for text in pair.texts])
     tokens = torch.ones(mask.shape, dtype=torch.int64)
     for row, text in enumerate(pair.texts):
         tokens[row, mask[row]] = text
-    left = Reading.of(tokens, mask)
+    left = Reading.of(tokens, mask, blanks=architecture.blanks)
     yield "padding", "padding is seen", _padded(replace(left, real_keys=None), mask)
     if isinstance(pair.decoder.architecture.positions, Learned):  # elsewhere only distances count
         counted = torch.arange(longest)[None]
@@ -230,11 +279,25 @@ def readings(pair: Pair) -> Iterator[tuple[str, str, ReadingCall]]:
             "padding is counted",
             _padded(replace(left, positions=counted, key_positions=counted), mask),
         )
-    packed = Reading.of(torch.cat(pair.texts)[None], lengths=[[len(text) for text in pair.texts]])
+    lengths = [[len(text) for text in pair.texts]]
+    packed = Reading.of(torch.cat(pair.texts)[None], lengths=lengths, blanks=architecture.blanks)
     yield "packing", "texts see each other", _packed(replace(packed, documents=None), pair)
     if isinstance(pair.decoder.architecture.positions, Learned):
         total = torch.arange(packed.length)[None] % pair.decoder.architecture.context
         yield "positions", "packed texts count on", _packed(replace(packed, positions=total), pair)
+    if architecture.blanks is not None:
+        yield from _readings_of_blanks(pair, left, mask)
+
+
+def _readings_of_blanks(pair: Pair, right: Reading, mask: Tensor) -> Iterator[tuple[str, str, ReadingCall]]:
+    """Wrong in what is special about a text with blanks."""
+    yield "context", "a context is read from left to right", _padded(replace(right, open_keys=None), mask)
+    assert right.open_keys is not None and right.blocks is not None
+    longer = right.open_keys | (right.open_keys.roll(1, 1) & mask)  # contexts never end a row
+    yield "context", "the start token belongs to it", _padded(replace(right, open_keys=longer), mask)
+    if pair.decoder.architecture.has_blocks:
+        lower = (right.blocks - 1).clamp(min=0)
+        yield "places", "a piece counts from 0", _padded(replace(right, blocks=lower), mask)
 
 
 def _padded(reading: Reading, mask: Tensor) -> ReadingCall:
@@ -261,11 +324,13 @@ def _fate(pair: Pair, architecture: Architecture, rules: list[Rule], tensors: Te
     decoder = _careless(architecture, rules, tensors)
     if decoder is None:
         return "loading"
+    # The longest text tells; only which token is which blank has to be looked for in all of them.
+    count = 1 if architecture.blanks == pair.decoder.architecture.blanks else len(pair.texts)
     try:
-        ours = decoder.logits(pair.texts[0][None])[0]
+        ours = [decoder.logits(text[None])[0] for text in pair.texts[:count]]
     except DaybreakError:
         return "loading"
-    return _verdict(pair.difference([ours, *pair.truth[1:]]))
+    return _verdict(pair.difference([*ours, *pair.truth[count:]]))
 
 
 @torch.no_grad()

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from daybreak.compare import reference
+from daybreak.compare import references, texts
+from daybreak.compare.references import Reference
 from daybreak.families.family import Family
 from daybreak.model.cache import Cache
 from daybreak.model.decoder import Decoder
@@ -23,8 +24,6 @@ from daybreak.rules import Rule, expand
 
 BOUND = 1e-5
 """Largest accepted difference in float32, relative to the largest logit."""
-LENGTHS = (23, 9, 1, 14)
-"""Texts of one comparison, one of a single token; the first grows where a window is longer."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,11 @@ class Pair:
     truth: list[Tensor]
     """Per text the reference's logits [length, vocabulary]."""
 
+    @property
+    def other(self) -> Reference:
+        """How the reference is asked."""
+        return references.of(self.family)
+
     def difference(self, ours: list[Tensor]) -> float:
         """Largest difference over all texts, relative to the largest logit of the truth."""
         largest = greatest(float(t.abs().max()) for t in self.truth)
@@ -50,6 +54,11 @@ class Pair:
         names = dict(self.decoder.named_parameters())
         family, layers = self.family, self.decoder.architecture.layers
         return expand(family.rules, layers, names, family.prefix, family.older_prefixes)
+
+    def later(self, text: Tensor) -> int:
+        """How many of the last columns may come in a later call than the first: not those of a context."""
+        context = texts.opening(text, self.decoder.architecture)
+        return len(text) - context if context else self.longest
 
     @property
     def longest(self) -> int:
@@ -66,12 +75,9 @@ def greatest(values: Iterable[float]) -> float:
 @torch.no_grad()
 def pair(family: Family, model: nn.Module, decoder: Decoder, seed: int = 0) -> Pair:
     """Draw the texts, one of them longer than every window, and let the reference read them one by one."""
-    generator = torch.Generator().manual_seed(seed)
-    shape = decoder.architecture
-    beyond = min(shape.context, 5 + max((window or 0 for window in shape.windows), default=0))
-    lengths = (max(LENGTHS[0], beyond), *LENGTHS[1:])
-    texts = [torch.randint(0, decoder.architecture.vocabulary, (n,), generator=generator) for n in lengths]
-    return Pair(family, model, decoder, texts, [reference.logits(model, text) for text in texts])
+    drawn = texts.draw(decoder.architecture, seed)
+    other = references.of(family)
+    return Pair(family, model, decoder, drawn, [other.logits(model, text) for text in drawn])
 
 
 def _singles(p: Pair) -> list[Tensor]:
@@ -90,7 +96,8 @@ def cached(p: Pair) -> float:
 
 def _read_cached(decoder: Decoder, text: Tensor) -> Tensor:
     cache = Cache(decoder.architecture, 1, capacity=4, dtype=decoder.tokens.weight.dtype)
-    cuts = [0, *(c for c in (7, 8, 9, 10, 19) if c < len(text)), len(text)]
+    first = texts.opening(text, decoder.architecture) or 7
+    cuts = [0, *(first + c for c in (0, 1, 2, 3, 12) if first + c < len(text)), len(text)]
     parts = [text[None, a:b] for a, b in itertools.pairwise(cuts)]
     return torch.cat([decoder.logits(part, cache=cache)[0] for part in parts])
 
@@ -124,11 +131,24 @@ def left_cached(p: Pair) -> float:
     """A left-padded batch read in two parts through the cache, as generation does."""
     longest = p.longest
     tokens, mask = _padded(p, [torch.arange(longest) >= longest - len(t) for t in p.texts])
-    cache = Cache(p.decoder.architecture, len(p.texts), capacity=4, dtype=p.decoder.tokens.weight.dtype)
-    cuts = (0, longest - 8, longest - 2, longest - 1, longest)
-    parts = [p.decoder.logits(tokens[:, a:b], mask[:, a:b], cache=cache) for a, b in itertools.pairwise(cuts)]
-    logits = torch.cat(parts, dim=1)
-    return p.difference([logits[row, mask[row]] for row in range(len(p.texts))])
+    ours: dict[int, Tensor] = {}
+    for rows in _alike(p):
+        whole = longest - min(p.later(p.texts[row]) for row in rows)
+        cache = Cache(p.decoder.architecture, len(rows), capacity=4, dtype=p.decoder.tokens.weight.dtype)
+        cuts = [0, *(longest - c for c in (8, 2, 1) if longest - c >= whole), longest]
+        parts = [
+            p.decoder.logits(tokens[rows, a:b], mask[rows, a:b], cache=cache)
+            for a, b in itertools.pairwise(cuts)
+        ]
+        logits = torch.cat(parts, dim=1)
+        ours.update((row, logits[place, mask[row]]) for place, row in enumerate(rows))
+    return p.difference([ours[row] for row in range(len(p.texts))])
+
+
+def _alike(p: Pair) -> list[list[int]]:
+    """Rows that can be read in the same parts: those whose last eight tokens may come later, and the rest."""
+    late = [row for row, text in enumerate(p.texts) if p.later(text) >= 8]
+    return [rows for rows in (late, [r for r in range(len(p.texts)) if r not in late]) if rows]
 
 
 def packed(p: Pair) -> float:
@@ -136,8 +156,8 @@ def packed(p: Pair) -> float:
     rows = [p.texts[:2], p.texts[2:]]
     lengths = [[len(text) for text in row] for row in rows]
     tokens = torch.full((2, max(map(sum, lengths))), 1)
-    for row, texts in enumerate(rows):
-        tokens[row, : sum(lengths[row])] = torch.cat(texts)
+    for row, parts in enumerate(rows):
+        tokens[row, : sum(lengths[row])] = torch.cat(parts)
     logits = p.decoder.logits(tokens, lengths=lengths)
     ours = [part for row in range(2) for part in torch.split(logits[row, : sum(lengths[row])], lengths[row])]
     return p.difference(ours)
@@ -163,15 +183,16 @@ def gradients(p: Pair) -> float:
     theirs = reference_gradients(p)
     joined = {}
     for rule in p.rules:
-        name = next(n for n in (rule.theirs, *rule.also) if n in theirs)
+        name = next((n for n in (rule.theirs, *rule.also) if n in theirs), rule.theirs)
         joined[name] = rule.layout.join([ours[n] for n in rule.names], architecture)
     return gradient_difference(joined, theirs)
 
 
 def reference_gradients(p: Pair) -> dict[str, Tensor]:
-    """The same by the reference, by the names it has in memory."""
+    """The same by the reference, by the names in its files."""
     with torch.enable_grad():
-        return _loss_gradients(p.reference, reference.logits(p.reference, p.texts[0]), p.texts[0])
+        found = _loss_gradients(p.reference, p.other.logits(p.reference, p.texts[0]), p.texts[0])
+    return p.other.as_saved(p.reference, found)
 
 
 def gradient_difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:

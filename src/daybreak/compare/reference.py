@@ -1,4 +1,4 @@
-"""The other side of every comparison: transformers, which only this file imports.
+"""transformers as the other side of a comparison; only this file imports it.
 
 A development dependency: nothing else in the package needs it.
 """
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from daybreak.architecture import Architecture
+from daybreak.compare.redraw import redraw as redraw
 from daybreak.errors import DaybreakError
 from daybreak.families.family import Family
 
@@ -29,9 +30,9 @@ def _transformers() -> Any:
     return transformers
 
 
-def version() -> str:
-    """The reference's version, for the ledger."""
-    return str(_transformers().__version__)
+def title() -> str:
+    """Name and version, for the ledger."""
+    return f"transformers {_transformers().__version__}"
 
 
 def build(family: Family, architecture: Architecture, seed: int) -> nn.Module:
@@ -44,26 +45,6 @@ def build(family: Family, architecture: Architecture, seed: int) -> nn.Module:
     model: nn.Module = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     redraw(model, seed)
     return model.eval()
-
-
-@torch.no_grad()
-def redraw(model: nn.Module, seed: int) -> None:
-    """Every parameter anew, biases and norms too: at zero biases and unit gains half of all mistakes are
-    invisible.
-
-    Matrices get a gain of about one per layer, so that no part of the network drowns in another.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    norms = {
-        id(p) for m in model.modules() if isinstance(m, nn.LayerNorm) for p in (m.weight,) if p is not None
-    }
-    for parameter in model.parameters():
-        if id(parameter) in norms:
-            parameter.normal_(1.0, 0.3, generator=generator)
-        elif parameter.dim() == 1:
-            parameter.normal_(0.0, 0.3, generator=generator)
-        else:
-            parameter.normal_(0.0, 0.15, generator=generator)
 
 
 def save(model: Any, folder: Path) -> None:
@@ -91,3 +72,8 @@ def logits(model: Any, tokens: Tensor) -> Tensor:
     """[length] ids of one text -> [length, vocabulary] float32; a plain call, nothing padded."""
     result: Tensor = model(tokens[None]).logits[0].float()
     return result
+
+
+def as_saved(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Its parameters are named and laid out as in its files."""
+    return tensors

@@ -12,11 +12,12 @@ import torch
 from daybreak import families
 from daybreak.checkpoint.arrays import is_array_release
 from daybreak.checkpoint.hub import resolve
-from daybreak.compare import mutants, parity, reference
+from daybreak.compare import mutants, parity, references
 from daybreak.compare.mutants import Verdict
 from daybreak.compare.parity import BOUND, MODES, Pair
 from daybreak.errors import DaybreakError
-from daybreak.families.trials import trials
+from daybreak.families.family import Family
+from daybreak.families.trials import REFERENCES, trials
 from daybreak.language_model import LanguageModel, load
 from daybreak.model.decoder import Decoder
 
@@ -38,6 +39,8 @@ class Comparison:
     """Mode -> largest difference relative to the largest logit."""
     reference_own: dict[str, float] = field(default_factory=dict)
     """In bfloat16: how far the reference in this dtype is from itself in float32."""
+    reference: str = ""
+    """Name and version of the other side."""
 
     def failures(self) -> list[str]:
         """Modes beyond the bound; not-a-number is beyond every bound."""
@@ -74,14 +77,15 @@ Progress = Callable[[str], None]
 
 def verify_families(names: tuple[str, ...], progress: Progress = lambda text: None) -> Report:
     """Every trial shape of the named families, with mutants; those without a reference are passed over."""
-    report = Report(f"transformers {reference.version()}")
+    titles = {_title(families.by_name(name)): None for name in names if trials(name)}
+    report = Report(" and ".join(titles))
     for name in names:
         for label, _ in trials(name).items():
             progress(f"{name}: {label}")
             with tempfile.TemporaryDirectory() as folder:
                 pair = trial_pair(name, label, Path(folder))
                 report.comparisons.extend(compare(pair, label))
-                verdicts = mutants.judge(pair.pair, reference.tensors(Path(folder)))
+                verdicts = mutants.judge(pair.pair, pair.pair.other.tensors(Path(folder)))
                 report.mutants.extend((name, verdict) for verdict in verdicts)
     return report
 
@@ -93,15 +97,19 @@ def verify_checkpoint(
     progress("loading on both sides")
     folder = resolve(source, revision)
     ours = load(folder)
-    if not ours.family.hf_class or is_array_release(folder):
+    if not (ours.family.hf_class or ours.family.name in REFERENCES) or is_array_release(folder):
         raise DaybreakError(
             f"{source}, a model of {ours.family.title}, has no reference to be compared with: transformers "
             "does not open it; name a second folder to compare the two with each other"
         )
-    theirs = reference.load(folder)
+    theirs = references.of(ours.family).load(folder)
     progress("comparing")
     pair = ModelPair(ours, parity.pair(ours.family, theirs, ours.decoder, SEED))
-    return Report(f"transformers {reference.version()}", list(compare(pair, source)))
+    return Report(_title(ours.family), list(compare(pair, source)))
+
+
+def _title(family: Family) -> str:
+    return references.of(family).title()
 
 
 @dataclass(frozen=True)
@@ -115,20 +123,21 @@ class ModelPair:
 def trial_pair(name: str, label: str, folder: Path) -> ModelPair:
     """Draw a reference model of a trial's shape, let it save itself into `folder`, and load that file."""
     family = families.by_name(name)
-    theirs = reference.build(family, trials(name)[label], SEED)
-    reference.save(theirs, folder)
+    other = references.of(family)
+    theirs = other.build(family, trials(name)[label], SEED)
+    other.save(theirs, folder)
     ours = load(folder)
     return ModelPair(ours, parity.pair(family, theirs, ours.decoder, SEED))
 
 
 def compare(both: ModelPair, label: str) -> Iterator[Comparison]:
     """Float32, then bfloat16 (which rounds the weights of both sides: do it last)."""
-    name = both.model.family.name
+    name, title = both.model.family.name, _title(both.model.family)
     differences = {**parity.measure(both.pair), RELOADED: reloaded(both)}
-    yield Comparison(name, label, "float32", differences)
+    yield Comparison(name, label, "float32", differences, reference=title)
     rounded, own = in_bfloat16(both)
     differences = {**parity.measure(rounded.pair), RELOADED: reloaded(rounded)}
-    yield Comparison(name, label, "bfloat16", differences, own)
+    yield Comparison(name, label, "bfloat16", differences, own, title)
 
 
 def in_bfloat16(both: ModelPair) -> tuple[ModelPair, dict[str, float]]:
@@ -167,8 +176,9 @@ def reloaded(both: ModelPair) -> float:
         dtype = both.pair.decoder.tokens.weight.dtype
         again = load(folder, dtype=str(dtype).removeprefix("torch."))
         ours = [again.logits(text[None])[0] for text in both.pair.texts]
-        theirs = reference.load(folder, dtype=torch.float32)
-        exact = [reference.logits(theirs, text) for text in both.pair.texts]
+        other = both.pair.other
+        theirs = other.load(Path(folder), dtype=torch.float32)
+        exact = [other.logits(theirs, text) for text in both.pair.texts]
     return parity.greatest((both.pair.difference(ours), both.pair.difference(exact)))
 
 

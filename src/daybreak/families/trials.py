@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from daybreak.architecture import Architecture, Rotary
+from daybreak.architecture import Architecture, Blanks, Rotary
 from daybreak.families import by_name
 
 _PLAIN: dict[str, Any] = {
@@ -22,6 +22,16 @@ _PLAIN: dict[str, Any] = {
     "norm_eps": 1e-3,
 }
 _NO_BIAS: frozenset[str] = frozenset()
+_MARKS: dict[str, Any] = {"start": 91, "end": 95, "mask": 88, "rest": 93, "sentence": 90}
+_TURNED: dict[str, Any] = {"width": 60, "context": 143}
+"""Heads so wide and texts so long that frequencies rounded to float16 are told from exact ones."""
+
+REFERENCES = {
+    "glm": "loops",
+    "glm_130b": "SAT/sat.model.official.glm130B_model:GLM130B",
+    "chatglm": "SAT/sat.model.official.chatglm_model:ChatGLMModel",
+}
+"""Where it is not transformers: loops from the paper, or a model of SwissArmyTransformer."""
 
 TRIALS: dict[str, dict[str, dict[str, Any]]] = {
     "gpt": {
@@ -84,6 +94,59 @@ TRIALS: dict[str, dict[str, dict[str, Any]]] = {
         "twelve heads": {"width": 48, "heads": 12, "inner": 192},
         "eight heads, untied": {"heads": 8, "inner": 160, "tied": False},
         "residual from the norm": {"width": 42, "heads": 3, "inner": 168, "residual": "normed"},
+    },
+    "glm": {
+        "exact gelu": {"blanks": Blanks(**_MARKS)},
+        "gelu by tanh": {
+            "blanks": Blanks(**_MARKS),
+            "activation": "gelu_tanh",
+            "width": 42,
+            "heads": 7,
+            "layers": 2,
+        },
+        "no mask of sentences": {"blanks": Blanks(**{**_MARKS, "sentence": None}), "layers": 2},
+    },
+    "glm_130b": {
+        "five heads": {**_TURNED, "blanks": Blanks(**_MARKS, runs_on=True)},
+        "three heads": {
+            **_TURNED,
+            "blanks": Blanks(**_MARKS, runs_on=True),
+            "width": 48,
+            "heads": 3,
+            "layers": 4,
+        },
+    },
+    "chatglm": {
+        "three heads": {**_TURNED, "blanks": Blanks(**_MARKS), "heads": 3},
+        "exact frequencies": {
+            **_TURNED,
+            "blanks": Blanks(**_MARKS),
+            "positions": Rotary(12, "halves", blocks=True),
+            "width": 48,
+            "heads": 2,
+        },
+        "as first released": {
+            **_TURNED,
+            "blanks": Blanks(**_MARKS, runs_on=True),
+            "heads": 5,
+            "layers": 2,
+        },
+    },
+    "llama": {
+        "all heads": {},
+        "shared heads": {"width": 48, "heads": 6, "key_heads": 2, "positions": Rotary(8, "halves", 500.0)},
+        "one head of keys, tied": {
+            "width": 42,
+            "heads": 7,
+            "key_heads": 1,
+            "tied": True,
+            "positions": Rotary(6, "halves", 90.0),
+        },
+        "biases, gelu": {
+            "biases": frozenset({"qkv", "out", "mlp"}),
+            "activation": "gelu_tanh",
+            "positions": Rotary(8, "halves", 77.0),
+        },
     },
 }
 
