@@ -131,7 +131,8 @@ def _open(file: Path) -> GGUFReader:
             needed = int(offset) + np.dtype(dtype).itemsize * int(count)
             if needed > len(self.data):
                 raise ValueError(f"it ends at byte {len(self.data)}, its contents at byte {needed}")
-            self.data = self.data.view(np.ndarray)  # a slice of np.memmap takes three times as long
+            # A slice of np.memmap takes three times as long.
+            self.data = self.data.view(np.ndarray)  # type: ignore[assignment]
             return super()._get(offset, dtype, count, override_order)
 
     try:

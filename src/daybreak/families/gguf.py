@@ -84,7 +84,9 @@ def read(architecture: str, metadata: Metadata) -> dict[str, Any]:
     config |= {theirs: said.pop(key) for key, theirs in spelling.optional.items() if key in said}
     rows = metadata.tensors.get("token_embd.weight", (0,))[0]
     if (told := said.pop("vocab_size", rows)) != rows:
-        raise DaybreakError(f"the GGUF file says {told} tokens, but its token_embd.weight has {rows} rows")
+        raise DaybreakError(
+            f"the GGUF file sets vocab_size = {told}, but its token_embd.weight has {rows} rows"
+        )
     config |= {"vocab_size": rows, "tie_word_embeddings": metadata.tied, **spelling.further(metadata)}
     if left := said.keys() - {*spelling.checked}:
         key = min(left)
