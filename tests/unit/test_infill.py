@@ -40,11 +40,8 @@ def plainly(model: LanguageModel, text: str) -> list[list[int]]:
     tokens, found = tokenizer.encode(text), []
     never = [*blanks.masks, blanks.start, *opening]
     while masks := [place for place, token in enumerate(tokens) if token in blanks.masks]:
-        seen = tokens
-        if tokens[-1] == blanks.rest and len(masks) > 1:
-            seen = tokens[:-1]
-        elif tokens[-1] not in blanks.masks:
-            seen = tokens + closing
+        going_on = tokens[-1] == blanks.rest and len(masks) > 1
+        seen = tokens[:-1] if going_on else tokens + closing
         whole = [*opening, *seen, blanks.start]
         begin = len(whole)
         while len(whole) - begin < 5:
@@ -219,13 +216,13 @@ def test_tokens_that_are_only_read_are_never_written(family: str) -> None:
 
 def test_each_piece_has_the_whole_table_and_the_text_stays_within_it() -> None:
     model = model_of("glm", framed=False)
-    long = "x" * 30
+    long = "x" * 28
     result = model.infill(f"{long} [MASK] {long} [MASK]", ignore_eos=True, temperature=0)[0]
     first, last = result.blanks
     assert first.finish_reason == last.finish_reason == "length"
     assert model.tokenizer is not None
     given = len(model.tokenizer.encode(f"{long} [MASK] {long} [MASK]"))
-    assert len(first.tokens) == 64 - (given - 1)  # the text of the second blank has 64 tokens
+    assert len(first.tokens) == 64 - given  # with its end the text of the second blank has 64 tokens
     assert len(last.tokens) == 64  # the last is not read back: 64 with the start of the piece
 
 
@@ -240,6 +237,17 @@ def test_generation_uses_the_table_of_pieces_to_its_last_row(length: int) -> Non
     assert len(model.generate([begun], max_new_tokens=80, ignore_eos=True)[0].tokens) == 61
     full = [*ids, *[7] * 63]
     assert len(model.generate([full], max_new_tokens=80, ignore_eos=True)[0].tokens) == 1
+
+
+@pytest.mark.parametrize("length", [57, 58, 59, 60, 61, 62, 63, 64])
+def test_a_text_that_fits_at_first_fits_to_its_end(length: int) -> None:
+    model = model_of("glm")  # [CLS], the end of the text and the marks take their places, too
+    text = "x" * length + "[MASK][gMASK]"
+    if length + 3 <= 64:
+        assert len(model.infill(text, max_new_tokens=9, ignore_eos=True)[0].blanks[0].tokens) == 61 - length
+    else:
+        with pytest.raises(DaybreakError, match=r"text 1 has 6\d tokens, but the model reads 64"):
+            model.infill(text)
 
 
 def test_rotated_positions_have_no_end() -> None:
@@ -267,9 +275,11 @@ def test_a_prompt_goes_on_in_a_blank_at_its_end(family: str) -> None:
     model = model_of(family)
     tokenizer, blanks = model.tokenizer, model.architecture.blanks
     assert tokenizer is not None and blanks is not None
-    first = [tokenizer.special_id("[CLS]")] if model.family.frame[0] else []
+    framed = bool(model.family.frame[0])
+    first = [tokenizer.special_id("[CLS]")] if framed else []
+    last = [tokenizer.special_id("<|endoftext|>")] if framed else []
     body = tokenizer.encode("The fox")
-    tail = [blanks.rest, blanks.start]
+    tail = [blanks.rest, *last, blanks.start]
     masked = tokenizer.encode("The [MASK] fox")
     for prompt, ids in (
         ("The fox", [*first, *body, *tail]),
@@ -282,7 +292,7 @@ def test_a_prompt_goes_on_in_a_blank_at_its_end(family: str) -> None:
     spelled = model.family.blank_tokens["start"]
     laid_out = model.generate(f"The [MASK] fox{spelled}", max_new_tokens=1)[0].prompt_tokens
     assert laid_out == [*masked, blanks.start]  # whoever writes the start has laid the text out
-    if first:
+    if framed:
         assert model.generate("[CLS]The fox", max_new_tokens=1)[0].prompt_tokens == [*first, *body, *tail]
 
 

@@ -40,12 +40,12 @@ class Frame:
     def prompt(self, text: Sequence[int], *, goes_on: bool = False) -> list[int]:
         """A text's ids, masks among them -> what is read before the first new token of a piece.
 
-        Published tools close a text only if it does not end in a blank; where it `goes_on` behind the given
-        part, it has no end either. Framing tokens that the text brings along are not put there twice.
+        Where a text `goes_on` behind the given part, it is not closed. Framing tokens that it brings along
+        are not put there twice.
         """
         opening = () if tuple(text[: len(self.opening)]) == self.opening else self.opening
-        ended = not goes_on and bool(text) and text[-1] not in self.blanks.masks
-        closing = self.closing if ended and tuple(text[-len(self.closing) :]) != self.closing else ()
+        closed = goes_on or tuple(text[len(text) - len(self.closing) :]) == self.closing
+        closing = () if closed else self.closing
         return [*opening, *text, *closing, self.blanks.start]
 
     def endings(self) -> tuple[int, ...]:

@@ -217,7 +217,12 @@ class _Filling:
         self.tokens = list(self.form.tokens)
         self.text = self.form.given[0]
         self._endings = endings_of(self.model, self.sampling)
-        check(self.model, f"text {self.form.prompt + 1}", self._prompt())
+        others = {*self.frame.blanks.masks} - {self.frame.blanks.rest}
+        name, prompts = f"text {self.form.prompt + 1}", [self._prompt()]
+        if self._goes_on():  # its last prompt has the [gMASK] and the end of the text besides
+            prompts.append(self.frame.prompt([token for token in self.tokens if token not in others]))
+        for prompt in prompts:
+            check(self.model, name, prompt)
 
     @property
     def full(self) -> bool:
@@ -257,9 +262,12 @@ class _Filling:
         """What the model reads for the next blank. A [gMASK] at the end says to the others only that the text
         goes on.
         """
-        rest = self.frame.blanks.rest
-        goes_on = self.tokens[-1] == rest and self._place() < len(self.tokens) - 1
+        goes_on = self._goes_on()
         return self.frame.prompt(self.tokens[:-1] if goes_on else self.tokens, goes_on=goes_on)
+
+    def _goes_on(self) -> bool:
+        """A [gMASK] stands behind other blanks."""
+        return self.tokens[-1] == self.frame.blanks.rest and self._place() < len(self.tokens) - 1
 
     def _place(self) -> int:
         return next(place for place, token in enumerate(self.tokens) if token in self.frame.blanks.masks)
