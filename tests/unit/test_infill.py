@@ -181,7 +181,8 @@ def test_a_piece_ends_at_any_of_the_ends_and_is_without_it(monkeypatch: pytest.M
     word, blanks = model.tokenizer.encode("fox"), model.architecture.blanks
     closing = model.tokenizer.special_id("<|endoftext|>")
     assert closing is not None
-    for end, extra in ((blanks.end, {}), (closing, {}), (word[-1], {"stop_tokens": (word[-1],)})):
+    monkeypatch.setattr(model, "generation", {"eos_token_id": 5})  # besides the ends of pieces and texts
+    for end, extra in ((blanks.end, {}), (closing, {}), (5, {}), (word[-1], {"stop_tokens": (word[-1],)})):
         monkeypatch.setattr(model.decoder, "unembed", Script([*word[:-1], end]))
         result = model.infill("The [MASK].", temperature=0, **extra)[0]
         assert result.blanks[0].tokens == [*word[:-1], end]
