@@ -17,7 +17,8 @@ from daybreak.architecture import Architecture
 from daybreak.checkpoint import folder as files
 from daybreak.checkpoint.config import CONFIG, GENERATION, saved_config
 from daybreak.checkpoint.fill import empty_decoder, fill
-from daybreak.checkpoint.gguf import find_gguf, open_gguf
+from daybreak.checkpoint.find_gguf import find_gguf
+from daybreak.checkpoint.gguf import open_gguf
 from daybreak.checkpoint.hub import resolve
 from daybreak.checkpoint.opened import open_folder
 from daybreak.checkpoint.save import save_folder, to_json

@@ -20,7 +20,8 @@ from tokenizers import Regex, pre_tokenizers
 
 import daybreak
 from daybreak import rules
-from daybreak.checkpoint.gguf import find_gguf, open_gguf
+from daybreak.checkpoint.find_gguf import find_gguf
+from daybreak.checkpoint.gguf import open_gguf
 from daybreak.errors import DaybreakError
 from daybreak.families import gguf as spellings
 from daybreak.text.gguf_tokenizer import from_gguf
@@ -394,7 +395,7 @@ def test_a_folder_with_one_file_is_that_file(tmp_path: Path) -> None:
     assert find_gguf(tmp_path) == find_gguf(file) == file
     assert daybreak.load(tmp_path).architecture.layers == files.LAYERS
     (tmp_path / "second.gguf").write_bytes(b"")
-    with pytest.raises(DaybreakError, match=r"2 GGUF files: 'model\.gguf', 'second\.gguf'"):
+    with pytest.raises(DaybreakError, match=r"2 GGUF files: model\.gguf, second\.gguf"):
         daybreak.load(tmp_path)
     with pytest.raises(DaybreakError, match="revision"):
         daybreak.load(file, revision="main")
@@ -430,3 +431,11 @@ def test_the_published_file(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "Hello, world! 2024 你好\n\n  def f(x): return x**2 🦙"
     assert opened.tokenizer.encode(text)[:6] == [19556, 28, 905, 17, 216, 34]
     assert opened.tokenizer.decode(opened.tokenizer.encode(text)) == text
+
+
+def test_a_file_is_described(tmp_path: Path) -> None:
+    from daybreak.compare.describe import describe
+
+    told = describe(str(written(tmp_path)))
+    assert (told["name"], told["family"]["name"]) == ("model.gguf", "llama")
+    assert told["architecture"]["key_heads"] == 2

@@ -16,8 +16,9 @@ from daybreak.architecture import Architecture
 from daybreak.checkpoint import stored as files
 from daybreak.checkpoint.config import CONFIG, GENERATION, saved_config
 from daybreak.checkpoint.fill import Use, empty_decoder, matched
+from daybreak.checkpoint.find_gguf import find_gguf
 from daybreak.checkpoint.folder import DTYPES
-from daybreak.checkpoint.gguf import find_gguf, open_gguf
+from daybreak.checkpoint.gguf import open_gguf
 from daybreak.checkpoint.hub import resolve
 from daybreak.checkpoint.opened import Opened, open_folder
 from daybreak.checkpoint.rows import Mapped

