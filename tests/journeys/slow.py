@@ -11,6 +11,7 @@ NOT_RUN = {
     "daybreak quickstart": "trains for minutes; it has tests of its own at a smaller size",
     "daybreak verify": "takes minutes, or a download; its logic is what tests/parity runs",
     "daybreak generate": "needs a published checkpoint, or the quickstart's; tested with a small one",
+    "daybreak infill": "needs a model with blanks, published or trained; tested with a small one",
     "daybreak chat": "needs a published checkpoint; tested with a small one",
     "python benchmarks": "measures for minutes, and needs a quiet machine",
 }
