@@ -61,10 +61,10 @@ def model_of(family: str, drops: bool = True, framed: bool = True, seed: int = 0
 class Script:
     """Makes a model write given tokens: `monkeypatch.setattr(model.decoder, "unembed", Script(tokens))`."""
 
-    def __init__(self, tokens: Sequence[int]) -> None:
-        self.tokens = list(tokens)
+    def __init__(self, tokens: Sequence[int], vocabulary: int = 304) -> None:
+        self.tokens, self.vocabulary = list(tokens), vocabulary
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        logits = torch.zeros(*hidden.shape[:-1], 304)
+        logits = torch.zeros(*hidden.shape[:-1], self.vocabulary)
         logits[..., self.tokens.pop(0)] = 9.0
         return logits

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer as Library
 
 import daybreak
 from daybreak import DaybreakError, LanguageModel, families
+from daybreak.architecture import Blanks
 from daybreak.engine.infill import Filled
 from daybreak.engine.settings import Sampling
+from daybreak.text.tokenizer import Tokenizer
 from daybreak.text.train_tokenizer import train_tokenizer
 from tests.unit.blank_models import FAMILIES, SHAPE, Script, model_of, tokenizer_of
+from tests.unit.sentencepieces import trained, write
 
 CALM: dict[str, Any] = {"temperature": 0, "repetition_penalty": 3.0, "max_new_tokens": 5}
 WORDS = ["The quick", " brown", "fox jumps ", "清华大学", "a + b\n", " ", ""]
@@ -156,6 +162,63 @@ def test_pieces_join_the_text(
     assert result.blanks[0].text in (piece, piece.lstrip())
     monkeypatch.setattr(model.decoder, "unembed", Script(script))
     assert "".join(piece.text for piece in model.infill_stream(text, temperature=0)) == filled
+
+
+def with_tokenizer(tokenizer: Tokenizer, family: str) -> tuple[LanguageModel, Blanks]:
+    """A model of the size of the tokenizer."""
+    page = families.by_name(family)
+    ids: dict[str, Any] = {role: tokenizer.special_id(text) for role, text in page.blank_tokens.items()}
+    model = daybreak.create(
+        family, **{**SHAPE, "layers": 1}, vocabulary=tokenizer.vocabulary, blanks=Blanks(**ids)
+    )
+    model.tokenizer = tokenizer
+    return model, Blanks(**ids)
+
+
+@pytest.mark.parametrize(
+    ("text", "named", "piece", "filled"),
+    [
+        ("the quick [MASK] jumps", True, "brown fox", "the quick brown fox jumps"),
+        ("the quick[MASK] jumps", True, "brown fox", "the quick brown fox jumps"),
+        ("the quick[MASK] jumps", False, "brown fox", "the quick brown fox jumps"),
+        ("the quick [MASK] jumps", False, "brown fox", "the quick  brown fox jumps"),
+        ("the [MASK], over the dog", True, "fox", "the fox, over the dog"),
+        ("if x:\n    [MASK]\n", True, "return 1", "if x:\n    return 1\n"),
+        ("[MASK] jumps", False, "the fox", "the fox jumps"),
+        ("北京 [MASK]。", True, "你好", "北京 你好。"),
+    ],
+)
+def test_pieces_of_sentencepiece_models_join_the_text(
+    text: str, named: bool, piece: str, filled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mask that the tokenizer's file names drops the white space beside it."""
+    config = {"num_image_tokens": 0, **({"mask_token": "[MASK]"} if named else {})}
+    loaded = Tokenizer.load(write(tmp_path, "ice_text.model", trained(True), tokenizer_config=config))
+    assert loaded is not None
+    model, blanks = with_tokenizer(loaded, "chatglm")
+    written = [*loaded.encode(piece), blanks.end]  # it begins with the space that is put before every text
+    for call in (lambda: model.infill(text, temperature=0)[0].text, lambda: _streamed(model)(text)):
+        monkeypatch.setattr(model.decoder, "unembed", Script(written, loaded.vocabulary))
+        assert call() == filled
+    monkeypatch.setattr(model.decoder, "unembed", Script(written, loaded.vocabulary))
+    assert model.generate("the", temperature=0)[0].text == piece
+
+
+def test_a_word_piece_tokenizer_does_not_lower_what_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    marks = [*families.by_name("glm").blank_tokens.values(), "[CLS]", "[SEP]"]
+    words = ["[UNK]", "trained", "by", ",", "2021", "tsing", "##hua", "in"]
+    library = Library(
+        models.WordPiece({word: number for number, word in enumerate(words)}, unk_token="[UNK]")
+    )
+    library.normalizer = normalizers.BertNormalizer(lowercase=True)
+    library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    library.decoder = decoders.WordPiece()
+    library.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in marks])
+    model, blanks = with_tokenizer(Tokenizer(library), "glm")
+    for call in (lambda text: model.infill(text, temperature=0)[0].text, _streamed(model)):
+        written = [*Tokenizer(library).encode("tsinghua"), blanks.end]
+        monkeypatch.setattr(model.decoder, "unembed", Script(written, model.architecture.vocabulary))
+        assert call("Trained by [MASK], in 2021") == "Trained by tsinghua, in 2021"
 
 
 def test_a_character_that_is_never_finished_stays_in_its_piece(monkeypatch: pytest.MonkeyPatch) -> None:
