@@ -292,20 +292,23 @@ def test_an_interrupted_answer_is_kept_and_the_program_goes_on(
     folder: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     whole = Answer.__iter__
-    turns = iter([True, False])
+    turns = iter(["at once", "soon", ""])
 
     def interrupted(self: Answer) -> Iterator[str]:
         stops = next(turns)
+        if stops == "at once":
+            raise KeyboardInterrupt
         for piece in whole(self):
             yield piece
             if stops:
                 raise KeyboardInterrupt
 
     monkeypatch.setattr(Answer, "__iter__", interrupted)
-    typed(monkeypatch, ["Q1", "Q2", f"/save {tmp_path / 'a'}"])
+    typed(monkeypatch, ["Q0", "Q1", "Q2", f"/save {tmp_path / 'a'}"])
     status, _, err = called(capsys, folder, "--max-new-tokens", "9")
     said = json.loads((tmp_path / "a").read_text())
-    assert status == 0 and "stopped" in err
+    assert status == 0 and err.count("stopped") == 2
+    assert [message["content"] for message in said[::2]] == ["Q1", "Q2"]
     assert len(said[1]["content"]) == 1 < len(said[3]["content"])
 
 

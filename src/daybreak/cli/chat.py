@@ -109,7 +109,9 @@ class Conversation:
         return [*first, *self.messages]
 
     def ask(self, text: str, shown: bool = True) -> Answer:
-        """Print the answer, and keep it. Interrupted, what has come so far is the answer."""
+        """Print the answer, and keep it. Interrupted, what has come so far is the answer; if that is
+        nothing, the question counts as not asked.
+        """
         from daybreak.engine.chat import chat, fit
 
         question = {"role": "user", "content": text}
@@ -117,14 +119,17 @@ class Conversation:
         if dropped:
             _note(f"the context is full: the first {dropped} messages are left out")
         answer = chat(self.model, kept, self.sampling)
+        finished = False
         try:
             for piece in answer:
                 if shown:
                     print(piece, end="", flush=True)
+            finished = True
         finally:
             if shown:
                 print(flush=True)
-            self.messages += [question, answer.message]
+            if finished or answer.text:
+                self.messages += [question, answer.message]
         return answer
 
     def undo(self) -> None:
