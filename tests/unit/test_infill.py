@@ -373,6 +373,29 @@ def test_generation_in_a_batch_is_generation_alone(family: str) -> None:
         assert plainly(model, whole) == [result.tokens]
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_layout_of_one_s_own_may_have_several_pieces(family: str) -> None:
+    """Masks that stay, and pieces behind each other, as in training."""
+    model = model_of(family)
+    blanks = model.architecture.blanks
+    assert blanks is not None and model.tokenizer is not None
+    begun = [5, blanks.mask, 6, blanks.mask, 7, blanks.start, 40, 41, blanks.start, 42]
+    other = [9, 8, blanks.rest, blanks.start]
+    found = [result.tokens for result in model.generate([begun, other], **CALM, ignore_eos=True)]
+    for prompt, tokens in zip((begun, other), found, strict=True):
+        whole = list(prompt)
+        for token in tokens:
+            logits = model.logits(torch.tensor([whole]))[0, -1, : model.tokenizer.vocabulary]
+            seen = torch.tensor(whole)
+            logits[seen] = torch.where(logits[seen] > 0, logits[seen] / 3.0, logits[seen] * 3.0)
+            never = [*blanks.masks, blanks.start, blanks.end, model.tokenizer.special_id("<|endoftext|>")]
+            logits[
+                [*never, model.tokenizer.special_id("[CLS]") if model.family.frame[0] else never[0]]
+            ] = -torch.inf
+            assert int(logits.argmax()) == token
+            whole.append(token)
+
+
 def test_the_answer_is_a_text_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Some decoders take the space away with which a text begins."""
     model = model_of("chatglm")
