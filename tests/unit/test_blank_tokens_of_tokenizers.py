@@ -179,3 +179,19 @@ def test_a_tokenizer_that_knows_more_than_the_model(tmp_path: Path) -> None:
         match=f"ids up to {tokenizer.vocabulary - 1}, but the model has {tokenizer.vocabulary - 1} rows",
     ):
         daybreak.load(tmp_path / "less")
+
+
+def test_padding_that_was_added_to_the_tokenizer_alone(tmp_path: Path) -> None:
+    """As many fine-tunes did: it loads, and only a text that has the token is refused."""
+    tokenizer = loaded(gpt2_files(tmp_path / "tokenizer"))
+    rows = tokenizer.vocabulary
+    model = daybreak.create("gpt2", vocabulary=rows, context=16, layers=1, width=12, heads=2, inner=48)
+    model.tokenizer = tokenizer
+    model.save(tmp_path / "model")
+    (tmp_path / "model" / "added_tokens.json").write_text(json.dumps({"[PAD]": rows}))
+    (tmp_path / "model" / "special_tokens_map.json").write_text(json.dumps({"pad_token": "[PAD]"}))
+    found = daybreak.load(tmp_path / "model")
+    assert found.tokenizer is not None and found.tokenizer.pad_id == rows
+    assert found.generate("a", max_new_tokens=3, ignore_eos=True)[0].tokens
+    with pytest.raises(DaybreakError, match=f"token id {rows}"):
+        found.generate("a[PAD]")

@@ -89,8 +89,15 @@ def _unpacked(found: Dict[str, Stored], family: Family, architecture: Architectu
 
 
 def check_rows(folder: Path, tokenizer: Tokenizer | None, rows: int) -> None:
-    """Rows without an id are usual, padding for the hardware; ids without a row are a mistake."""
-    if tokenizer is not None and tokenizer.vocabulary > rows:
+    """Rows without an id are usual, padding for the hardware; ids without a row are a mistake.
+
+    But for special tokens: many a fine-tune added [PAD] to the tokenizer alone, and it is never read. Where a
+    text has such a token after all, reading it is refused.
+    """
+    if tokenizer is None:
+        return
+    special = set(tokenizer.specials.values())
+    if any(number not in special for number in range(rows, tokenizer.vocabulary)):
         raise DaybreakError(
             f"{folder}: the tokenizer gives ids up to {tokenizer.vocabulary - 1}, but the model has {rows} "
             "rows for them; take the tokenizer's files from the same checkpoint, or remove tokens that were "
