@@ -171,7 +171,7 @@ def _is_tied(reader: GGUFReader) -> bool:
 def _special(metadata: Mapping[str, Any]) -> dict[str, Any]:
     names = {"bos": "bos", "eos": "eos", "pad": "padding"}
     told = {role: metadata.get(f"tokenizer.ggml.{name}_token_id") for role, name in names.items()}
-    return {f"{role}_token_id": int(number) for role, number in told.items() if number is not None}
+    return {f"{role}_token_id": number for role, number in told.items() if isinstance(number, int)}
 
 
 def _generation(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,7 +181,7 @@ def _generation(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """
     told = _special(metadata)
     ends = [told.get("eos_token_id"), metadata.get("tokenizer.ggml.eot_token_id")]
-    known = list(dict.fromkeys(int(number) for number in ends if number is not None))
+    known = list(dict.fromkeys(number for number in ends if isinstance(number, int)))
     if known:
         told["eos_token_id"] = known[0] if len(known) == 1 else known
     return told

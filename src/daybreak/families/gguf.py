@@ -70,6 +70,9 @@ def read(architecture: str, metadata: Metadata) -> dict[str, Any]:
     """
     spelling = spelled(architecture)
     values, said = metadata.values, dict(metadata.values)
+    for key in (*spelling.keys, *spelling.optional, *spelling.checked):
+        if not isinstance(values.get(key, 0), int | float):
+            raise DaybreakError(f"the GGUF file sets {architecture}.{key} to no number, but {values[key]!r}")
     for key, allowed in (*_ONLY.items(), *spelling.only.items()):
         if said.pop(key, allowed[0]) not in allowed:
             raise DaybreakError(

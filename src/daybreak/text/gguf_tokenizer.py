@@ -70,7 +70,7 @@ def _named(file: Path, metadata: Mapping[str, Any], role: str, tokens: Sequence[
     number = metadata.get(f"{KEYS}{role}_token_id")
     if number is None:
         return None
-    if not 0 <= number < len(tokens):
+    if not isinstance(number, int) or not 0 <= number < len(tokens):
         raise DaybreakError(f"{file} names {number} as its {role} token, and has {len(tokens)} tokens")
     return str(tokens[number])
 
