@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
+# What two families were published in, for `daybreak verify`; its dependencies are for clusters (docs/decisions/040).
+SAT := SwissArmyTransformer==0.4.12
 CORES := $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(TORCH)
 # One thread per test process: with as many processes as cores, more would only get into each other's way.
@@ -51,4 +53,5 @@ $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/.development: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing daybreak and the tools of development into $(VENV) (once, a minute or two)"
 	$(INSTALL) --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(SAT)
 	@touch $(VENV)/.runtime $@

@@ -32,7 +32,7 @@ def verify(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> int:
-    """Compare logits with the reference (transformers) in every mode, or two checkpoints with each other.
+    """Compare logits with the reference in every mode, or two checkpoints with each other.
 
     Exit status: 0 if everything is within the bounds, 1 if not, 2 for wrong input.
     """

@@ -62,7 +62,9 @@ def layout(tokens: list[int], marks: Marks) -> Layout:
 
 
 class Loops(nn.Module):
-    """GLM. The modules only hold the weights, under the names of published files; `forward` is the loops."""
+    """GLM. The modules only hold the weights, under the names of published files less the model's own name in
+    front; `forward` is the loops.
+    """
 
     described: Any = None
     """What it was built from, for whom it serves as a reference."""
@@ -78,20 +80,19 @@ class Loops(nn.Module):
         super().__init__()
         vocabulary, context, self.layers, width, self.heads, inner = sizes
         self.marks, self.eps, self.tanh = marks, eps, tanh
-        self.glm = nn.Module()
-        self.glm.word_embeddings = nn.Embedding(vocabulary, width)
-        self.glm.transformer = nn.Module()
-        self.glm.transformer.position_embeddings = nn.Embedding(context + 1, width)
-        self.glm.transformer.block_position_embeddings = nn.Embedding(context + 1, width)
-        self.glm.transformer.layers = nn.ModuleList(_layer(width, inner) for _ in range(self.layers))
-        self.glm.transformer.final_layernorm = nn.LayerNorm(width)
+        self.word_embeddings = nn.Embedding(vocabulary, width)
+        self.transformer = nn.Module()
+        self.transformer.position_embeddings = nn.Embedding(context + 1, width)
+        self.transformer.block_position_embeddings = nn.Embedding(context + 1, width)
+        self.transformer.layers = nn.ModuleList(_layer(width, inner) for _ in range(self.layers))
+        self.transformer.final_layernorm = nn.LayerNorm(width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[length] ids of one text -> [length, vocabulary]."""
         w = {name: _exact(tensor) for name, tensor in self.named_parameters()}
         text = [int(token) for token in tokens]
         found = layout(text, self.marks)
-        table, trunk = w["glm.word_embeddings.weight"], "glm.transformer."
+        table, trunk = w["word_embeddings.weight"], "transformer."
         first, second = (w[f"{trunk}{name}_embeddings.weight"] for name in ("position", "block_position"))
         x = [
             table[t] + first[p] + second[b]

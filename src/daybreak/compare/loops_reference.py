@@ -44,7 +44,7 @@ def _empty(family: Family, architecture: Architecture) -> Loops:
 def save(model: Loops, folder: Path) -> None:
     """Under the names of published files."""
     family, architecture = model.described
-    folder_of.write(folder, family, architecture, dict(model.named_parameters()))
+    folder_of.write(folder, family, architecture, as_saved(model, dict(model.named_parameters())))
 
 
 tensors = folder_of.tensors
@@ -53,7 +53,9 @@ tensors = folder_of.tensors
 def load(folder: Path | str, dtype: torch.dtype = torch.float32) -> nn.Module:
     """A folder opened by the loops."""
     model = _empty(*folder_of.shape(Path(folder)))
-    model.load_state_dict(tensors(Path(folder)))
+    prefix = model.described[0].prefix
+    found = tensors(Path(folder))
+    model.load_state_dict({name.removeprefix(prefix): tensor for name, tensor in found.items()})
     return model.to(dtype).eval()
 
 
@@ -63,6 +65,6 @@ def logits(model: Loops, tokens: Tensor) -> Tensor:
     return found.float()
 
 
-def as_saved(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Their names are those of the files."""
-    return tensors
+def as_saved(model: Loops, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Only the prefix of the files is missing."""
+    return {model.described[0].prefix + name: tensor for name, tensor in tensors.items()}

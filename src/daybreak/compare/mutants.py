@@ -216,12 +216,21 @@ def _misread(rule: Rule, architecture: Architecture) -> Iterator[tuple[str, Rule
         for layout in _OTHER_LAYOUTS[rule.layout.name]:
             if not (layout is PER_HEAD or rule.layout is PER_HEAD) or architecture.heads > 1:
                 yield f"read as {layout.name}", replace(rule, layout=layout)
+    if architecture.key_heads not in (None, 1) and rule.names[0].endswith("query.weight"):
+        yield "keys shared by other heads", replace(rule, layout=replace(SAME, split=_shared_otherwise))
     if len(rule.names) == 2:
         yield "the other way round", replace(rule, ours=rule.names[::-1])
     if len(rule.names) == 3:
         query, key, value = rule.names
         for order in ((key, query, value), (query, value, key), (value, key, query), (key, value, query)):
             yield "order " + " ".join(name.split(".")[-2] for name in order), replace(rule, ours=order)
+
+
+def _shared_otherwise(tensor: Tensor, architecture: Architecture) -> list[Tensor]:
+    """Heads 0, 2, 4 and 1, 3, 5 share a head of keys each, where it should be 0, 1, 2 and 3, 4, 5."""
+    groups = architecture.key_heads or architecture.heads
+    parts = tensor.view(-1, groups, architecture.head_width, *tensor.shape[1:])
+    return [parts.transpose(0, 1).reshape(tensor.shape)]
 
 
 def _pairs(rules: list[Rule], architecture: Architecture) -> Iterator[tuple[int, int]]:

@@ -77,8 +77,8 @@ Progress = Callable[[str], None]
 
 def verify_families(names: tuple[str, ...], progress: Progress = lambda text: None) -> Report:
     """Every trial shape of the named families, with mutants; those without a reference are passed over."""
-    titles = {_title(families.by_name(name)): None for name in names if trials(name)}
-    report = Report(" and ".join(titles))
+    *others, last = dict.fromkeys(_title(families.by_name(name)) for name in names if trials(name)) or [""]
+    report = Report(f"{', '.join(others)} and {last}" if others else last)
     for name in names:
         for label, _ in trials(name).items():
             progress(f"{name}: {label}")
