@@ -18,9 +18,10 @@ from daybreak.objectives.batch import Batch, loss
 from daybreak.train import run_folder, sample, task
 from daybreak.train.compiled import compiled
 from daybreak.train.functions import shuffled
+from daybreak.train.infilling import attempts, deleted_lines, examples, summary
 from daybreak.train.loop import Loss, Point, faster_dtype, in_dtype, products, train
 from daybreak.train.optimizers import Rates
-from daybreak.train.pairs import Tables
+from daybreak.train.pairs import Tables, count_pairs
 from daybreak.train.picture import loss_curve
 from daybreak.train.report import Clock, Report, Watch
 from daybreak.train.schedule import Budget, Seconds, Steps
@@ -29,15 +30,22 @@ from daybreak.train.settings import Settings
 from daybreak.train.start import start, tables
 from daybreak.train.stop import Stop, stop_on_signals
 from daybreak.train.text import Text, read_text
+from daybreak.train.tied_start import TiedTables, count_targets, fit_tied, has_place
 
 RATES = Rates()
 COMPLETIONS = 3
 COMPLETED_LINES = 4
 """A function whose beginning is shown completed has at least so many lines more."""
+COUNTED = 200
+"""Batches in which pairs of tokens are counted."""
+LINES = 300
+"""Deleted lines to be filled in."""
 FORWARD = 0.6
 """A token read while scoring, uncompiled, against one learned from."""
 SAMPLING = 8.0
 """Seconds for sampling and saving."""
+INFILLING = 8.0
+"""Seconds for filling in lines."""
 MARGIN = 1.3
 """On the time that scoring and sampling should take: a machine may slow down."""
 
@@ -68,6 +76,8 @@ def quickstart(settings: Settings, target: Path, watch: Watch, clock: Clock, for
             else:
                 run.score()
                 run.sample()
+                if settings.infilling:
+                    run.infill()
                 with clock.phase("compressing"):
                     compressing.result()
         run.save()
@@ -87,14 +97,25 @@ class _Run:
         self.points: list[Point] = []
         self.steps = 0
         self.text: Text
-        self.tables: Tables | None = None
+        self.tables: Tables | TiedTables | None = None
         self.found: dict[str, Any] = {}
         """Results by their name in the report."""
 
     def read(self) -> None:
         settings = self.settings
         self.text = read_text(settings.vocabulary, settings.source, task.marks(settings))
-        self.tables = tables(self.model.decoder, self.text.training.documents, self.settings.seed)
+        self.model.tokenizer = self.text.tokenizer
+        self.tables = self._tables()
+
+    def _tables(self) -> Tables | TiedTables | None:
+        decoder, documents, seed = self.model.decoder, self.text.training.documents, self.settings.seed
+        if not has_place(decoder.architecture):
+            return tables(decoder, documents, seed)
+        vocabulary = decoder.architecture.vocabulary
+        pairs = count_pairs(documents, vocabulary)
+        # Where pieces begin and end stands in no document.
+        drawn = count_targets(itertools.islice(self._batches(), COUNTED), vocabulary)
+        return fit_tied(pairs / pairs.sum() + drawn / drawn.sum(), decoder.architecture.width, seed)
 
     def compress(self) -> None:
         self.found["xz"] = xz(self.text.training.content, self.text.validation.content)
@@ -109,7 +130,6 @@ class _Run:
 
     def train(self) -> None:
         start(self.model.decoder, self.tables, self.settings.seed)
-        self.model.tokenizer = self.text.tokenizer
         with self.clock.phase("training"):
             budget = self._budget()
             self.steps = train(
@@ -143,6 +163,16 @@ class _Run:
             self.found["completions"] = sample.complete_prompts(
                 self.model, long[:COMPLETIONS], seed, self._reads
             )
+
+    def infill(self) -> None:
+        with self.clock.phase("infilling"):
+            assert self.model.tokenizer is not None
+            files, seed = self.text.validation.files, self.settings.seed
+            lines = deleted_lines(files, self.model.tokenizer, LINES, seed)
+            if lines:
+                tried = attempts(self.model, lines, True, self.watch.progress)
+                self.found["infilled"] = summary(tried, seed)
+                self.found["examples"] = examples(lines, tried, COMPLETIONS)
 
     def save(self) -> None:
         with self.clock.phase("saving"):
@@ -192,7 +222,8 @@ class _Run:
         lengths = [len(document) for document in self.text.validation.documents]
         windows = scoring_windows(lengths, settings.context, settings.stride)
         read = sum(window.end - window.begin for window in windows)
-        return MARGIN * (read * per_token * FORWARD + SAMPLING)
+        infilling = INFILLING if settings.infilling else 0.0
+        return MARGIN * (read * per_token * FORWARD + SAMPLING + infilling)
 
     def _note(self, point: Point) -> None:
         self.points.append(point)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from daybreak.data.compression import Compressed
+from daybreak.train.infilling import Example, Infilled
 from daybreak.train.loop import Point
 from daybreak.train.sample import Completion, Parsed
 from daybreak.train.settings import Settings
@@ -41,6 +42,10 @@ class Report:
     xz: Compressed | None = None
     parsed: Parsed | None = None
     completions: Sequence[Completion] = ()
+    infilled: Infilled | None = None
+    """Deleted lines of validation files; only where the objective is blank infilling."""
+    examples: Sequence[Example] = ()
+    """Some of these lines."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -19,6 +19,7 @@ from daybreak.data.windows import Ids
 from daybreak.model.attention import Attention
 from daybreak.model.decoder import Decoder
 from daybreak.train.pairs import SCALE, Tables, count_pairs, fit_pairs
+from daybreak.train.tied_start import TiedTables, start_tied
 
 LOOKING_BACK = 2
 """Heads of the first block that start out looking one, two, ... tokens back."""
@@ -44,11 +45,14 @@ def tables(decoder: Decoder, documents: Sequence[Ids], seed: int) -> Tables | No
 
 
 @torch.no_grad()
-def start(decoder: Decoder, found: Tables | None, seed: int = 0) -> None:
+def start(decoder: Decoder, found: Tables | TiedTables | None, seed: int = 0) -> None:
     """Change freshly drawn weights in place, as far as the architecture has a place for it."""
     for name, parameter in decoder.named_parameters():
         if name.endswith((".attention.out.weight", ".mlp.down.weight")):
             parameter.zero_()
+    if isinstance(found, TiedTables):
+        start_tied(decoder, found, seed)
+        return
     if found is not None:
         assert isinstance(decoder.final_norm.bias, Tensor)
         decoder.tokens.weight.copy_(found.embedding)

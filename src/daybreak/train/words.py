@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from daybreak import families
+from daybreak.train.infilling import READ, Infilled
 from daybreak.train.report import Report
 from daybreak.train.sample import Completion, Parsed
 
@@ -11,10 +13,13 @@ from daybreak.train.sample import Completion, Parsed
 def lines(report: Report) -> Iterator[str]:
     """The report as people read it."""
     yield from _completions(report)
+    yield from _examples(report)
     yield from _text(report)
     yield from _score(report)
     if report.parsed is not None:
         yield from _parsed(report.parsed)
+    if report.infilled is not None:
+        yield from _infilled(report.infilled)
     if report.uncompiled:
         yield f"not compiled: {report.uncompiled}; with one, training is about 1.5 times as fast"
     phases = ", ".join(f"{name} {seconds:.0f}" for name, seconds in report.seconds.items() if seconds >= 0.5)
@@ -23,7 +28,7 @@ def lines(report: Report) -> Iterator[str]:
     others = [name for name in written if (report.folder / name).exists()]
     yield f"model:        {report.folder} (also {', '.join(others)})"
     if report.finished:
-        yield f'try:          daybreak generate {report.folder} "def read_lines(path):" --temperature 0.5'
+        yield f"try:          {_next(report)}"
 
 
 def _text(report: Report) -> Iterator[str]:
@@ -63,6 +68,29 @@ def _parsed(parsed: Parsed) -> Iterator[str]:
     yield f"  the real ones, cut to the same length  {parsed.real:.0%}"
 
 
+def _infilled(infilled: Infilled) -> Iterator[str]:
+    yield (f"deleted lines written back, of {infilled.lines} (at most {READ} tokens around each are read)")
+    for name, share in (("exactly", infilled.exact), ("token by token", infilled.tokens)):
+        yield f"  {name:<37} {share.value:.1%}   95 % interval {share.low:.1%} to {share.high:.1%}"
+
+
+def _next(report: Report) -> str:
+    if report.infilled is not None:
+        mark = families.by_name(report.settings.family).blank_tokens["sentence"]
+        text = f"def read_lines(path):\n    with open(path) as file:\n        {mark}\n"
+        return f"daybreak infill {report.folder} $'{text}'".replace("\n", "\\n")
+    return f'daybreak generate {report.folder} "def read_lines(path):" --temperature 0.5'
+
+
+def _examples(report: Report) -> Iterator[str]:
+    for number, example in enumerate(report.examples, 1):
+        yield f"deleted line {number} (the model writes what stands after >>>)"
+        yield from _indented_text(f"{example.before}>>>{example.written}{example.after}")
+        yield "  it was"
+        yield f"    {example.line}"
+        yield ""
+
+
 def _completions(report: Report) -> Iterator[str]:
     for number, completion in enumerate(report.completions, 1):
         yield f"completion {number} (the model writes on after >>>)"
@@ -71,5 +99,9 @@ def _completions(report: Report) -> Iterator[str]:
 
 
 def _indented(completion: Completion) -> Iterator[str]:
-    for line in f"{completion.prompt}>>>{completion.text}".splitlines():
+    yield from _indented_text(f"{completion.prompt}>>>{completion.text}")
+
+
+def _indented_text(text: str) -> Iterator[str]:
+    for line in text.splitlines():
         yield f"    {line}"
