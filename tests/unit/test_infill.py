@@ -299,6 +299,11 @@ def test_generation_uses_the_table_of_pieces_to_its_last_row(length: int) -> Non
     assert len(model.generate([ids], max_new_tokens=80, ignore_eos=True)[0].tokens) == 64
     begun = [*ids, 7, 8, 9]
     assert len(model.generate([begun], max_new_tokens=80, ignore_eos=True)[0].tokens) == 61
+    second = [blanks.mask, *ids[:-2], blanks.mask, blanks.start, 7, 7, 7, blanks.start, 8]
+    one = [blanks.mask, *ids, 7, 7, blanks.start]  # a [gMASK] takes all: no second piece
+    for prompt, room in ((second, 63), (one, 61)):
+        if prompt.index(blanks.start) <= 64:
+            assert len(model.generate([prompt], max_new_tokens=80, ignore_eos=True)[0].tokens) == room
     full = [*ids, *[7] * 63]
     assert len(model.generate([full], max_new_tokens=80, ignore_eos=True)[0].tokens) == 1
 
