@@ -49,8 +49,8 @@ def without_packing(config: dict[str, Any], found: Dict[str, Stored], source: Pa
         held = " and ".join(f"{bits}" for bits in sorted(widths))
         raise DaybreakError(
             f"{source}: config.json says {BITS} {told}, the checkpoint has "
-            f"{f'weights of {held} bits' if widths else 'no such weights'}; take config.json and weights from "
-            "the same checkpoint"
+            f"{f'weights of {held} bits' if widths else 'no such weights'}; take config.json and weights "
+            "from the same checkpoint"
         )
     return {key: value for key, value in config.items() if key not in KEYS} if widths else config
 
