@@ -23,6 +23,8 @@ class Frame:
     blanks: Blanks
     opening: tuple[int, ...]
     closing: tuple[int, ...]
+    closes_blanks: bool
+    """Behind a blank at the end of a text stands `closing`, too."""
 
     @classmethod
     def of(cls, model: Model) -> Frame:
@@ -35,7 +37,7 @@ class Frame:
                 f"families that can: {', '.join(able)}"
             )
         opening, closing = (_first_known(model, spellings) for spellings in model.family.frame)
-        return cls(blanks, opening, closing)
+        return cls(blanks, opening, closing, model.family.closes_blanks)
 
     def prompt(self, text: Sequence[int], *, goes_on: bool = False) -> list[int]:
         """A text's ids, masks among them -> what is read before the first new token of a piece.
@@ -45,6 +47,7 @@ class Frame:
         """
         opening = () if tuple(text[: len(self.opening)]) == self.opening else self.opening
         closed = goes_on or tuple(text[len(text) - len(self.closing) :]) == self.closing
+        closed = closed or (not self.closes_blanks and text[-1] in self.blanks.masks)
         closing = () if closed else self.closing
         return [*opening, *text, *closing, self.blanks.start]
 

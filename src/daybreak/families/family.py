@@ -120,6 +120,8 @@ class Family:
     """Special tokens before and behind every text (GLM: [CLS] and the end of the text): of each, the first
     spelling that the tokenizer knows.
     """
+    closes_blanks: bool = True
+    """The token behind a text stands there, too, where the text ends in a blank."""
     remote_code: tuple[str, ...] = ()
     """Modules of Python code that the published repositories bring along, and that this page replaces."""
     chat: Chat = PLAIN

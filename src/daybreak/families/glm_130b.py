@@ -191,5 +191,7 @@ FAMILY = Family(
     ignored=(r".*rotary_emb\.inv_freq",),
     special_tokens={"bos_token_id": 150004, "eos_token_id": 150005},
     follows=follows,
+    frame=((), ("</s>",)),
+    closes_blanks=False,
     blank_tokens={"start": "sop", "end": "eop", "mask": "[MASK]", "rest": "[gMASK]", "sentence": "[sMASK]"},
 )
