@@ -139,9 +139,8 @@ def main() -> None:
     print(
         f"written                {written / 1e6:.0f} MB in float16, a layer is {told['layer'] / 1e6:.0f} MB"
     )
-    print(
-        f"peak anonymous memory  {told['peak'] / 1e6:.0f} MB beyond the imports' {told['imports'] / 1e6:.0f} MB"
-    )
+    beyond = f"{told['peak'] / 1e6:.0f} MB beyond the {told['imports'] / 1e6:.0f} MB of the imports"
+    print(f"peak anonymous memory  {beyond}")
     print(f"time                   {told['seconds']:.1f} s")
 
 

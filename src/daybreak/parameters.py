@@ -72,6 +72,18 @@ def weight_bytes(architecture: Architecture, dtype: str) -> int:
     return -(-count(architecture) * BITS[dtype] // 8)
 
 
+def packed_bytes(architecture: Architecture, bits: int) -> int:
+    """Bytes of weights of which only the layers' matrices are packed to so many bits, each row with a scale in
+    float16; tables, norms and biases stay in float16 (GLM-130B, arXiv 2210.02414, section 4).
+    """
+    a = architecture
+    ups = 2 if a.gated else 1
+    projected = a.width + 2 * a.key_width
+    matrices = a.layers * ((projected + a.width) * a.width + (ups + 1) * a.width * a.inner)
+    scales = a.layers * (projected + a.width + ups * a.inner + a.width)
+    return matrices * bits // 8 + 2 * (count(a) - matrices + scales)
+
+
 def cache_bytes(architecture: Architecture, tokens: int, dtype: str) -> int:
     """Bytes of the keys and values of `tokens` tokens of one text, all layers, in `dtype`."""
     return 2 * architecture.layers * architecture.key_width * tokens * BITS[dtype] // 8

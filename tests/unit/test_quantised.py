@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import daybreak
+from daybreak import parameters
 from daybreak.checkpoint.rows import nibbles
+from daybreak.compare.describe import describe
 from daybreak.errors import DaybreakError
 from daybreak.language_model import LanguageModel
 from tests.unit.shard_files import LINEAR, Names, dequantised, names_of, packed, quantised, redrawn
@@ -167,3 +169,26 @@ def change(folder: Path, edit: Any) -> None:
     names: Names = load_file(folder / "model.safetensors")
     edit(names)
     save_file(names, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("family", ["glm_130b", "chatglm"])
+def test_the_bytes_that_are_told(family: str, bits: int, tmp_path: Path) -> None:
+    """Counted in a checkpoint that is packed as the published ones."""
+    made = daybreak.create(family, **SHAPE)
+    names = packed(names_of(made, tmp_path), bits)
+    held = sum(tensor.numel() * tensor.element_size() for tensor in names.values())
+    assert parameters.packed_bytes(made.architecture, bits) == held
+
+
+def test_the_published_size_packed() -> None:
+    """Tables, norms and biases stay in float16, and each row of a matrix has a scale."""
+    told = describe("glm-130b")
+    assert told["parameters"]["total"] == 128_697_794_560
+    assert told["weight_bytes"]["float16"] == 2 * 128_697_794_560
+    scales = 70 * (4 * 12288 + 2 * 32768 + 12288)
+    matrices = 70 * (4 * 12288**2 + 3 * 12288 * 32768)
+    rest = 128_697_794_560 - matrices
+    expected = {"int8": matrices + 2 * (rest + scales), "int4": matrices // 2 + 2 * (rest + scales)}
+    assert told["packed_weight_bytes"] == expected
+    assert "packed_weight_bytes" not in describe("gpt2")

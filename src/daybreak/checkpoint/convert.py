@@ -27,6 +27,9 @@ from daybreak.errors import DaybreakError
 from daybreak.families.family import Family
 from daybreak.rules import Rule
 
+AT_ONCE = 1 << 19
+"""Elements of a tensor that are made before they are written."""
+
 
 @dataclass(frozen=True)
 class Converted:
@@ -162,7 +165,7 @@ class _Parts:
 
     def _as_it_is(self, use: Use) -> Iterator[Tensor]:
         rows = use.stored.rows or Mapped(use.stored, use.mapping)
-        for chunk in files.in_chunks(torch.empty(rows.shape, device="meta")):
+        for chunk in files.in_chunks(torch.empty(rows.shape, device="meta"), AT_ONCE):
             yield rows.read(chunk.start, min(chunk.stop, rows.shape[0]))
             rows.release()
 

@@ -135,7 +135,7 @@ class Scaled:
         numbers = self.numbers.read(first, last)
         if self.bits == 4:
             numbers = nibbles(numbers)
-        return numbers.float() * self.scales.read(first, last).float()[:, None]
+        return numbers.float().mul_(self.scales.read(first, last).float()[:, None])
 
     def release(self) -> None:
         self.numbers.release()

@@ -70,10 +70,19 @@ def _numbers(told: dict[str, Any]) -> str:
             plain.columns(shown, right, indent=2),
             "\nmemory of the weights (quantised: without scales)",
             plain.columns(weights, right, indent=2),
+            *_packed(told.get("packed_weight_bytes", {})),
             "\nmemory of the key-value cache for 1000 tokens of one text",
             plain.columns(cache, right, indent=2),
         )
     )
+
+
+def _packed(sizes: dict[str, int]) -> list[str]:
+    if not sizes:
+        return []
+    rows = [[dtype, plain.size(number), ""] for dtype, number in sizes.items()]
+    title = "\nmemory as published packed (matrices of the layers alone, with scales; the rest in float16)"
+    return [title, plain.columns(rows, frozenset({1}), indent=2)]
 
 
 def _joined(sizes: dict[str, int]) -> dict[str, int]:

@@ -24,8 +24,8 @@ def describe(name: str) -> dict[str, Any]:
 
     Keys: `name`, `kind` (family, model or folder), `family`, `decisions` (by room, each a list of `field`,
     `title`, `words`), `architecture`, `special_tokens`, `starts_with_bos`; of a model or folder also `hub`,
-    `note`, `parameters`, `weight_bytes` and `cache_bytes_per_1000_tokens`. Raises `DaybreakError` where
-    nothing is called `name`.
+    `note`, `parameters`, `weight_bytes` and `cache_bytes_per_1000_tokens`, and where such
+    checkpoints were published `packed_weight_bytes`. Raises `DaybreakError` where nothing is called `name`.
     """
     subject = find(name)
     told: dict[str, Any] = {
@@ -63,10 +63,15 @@ def _numbers(subject: Subject) -> dict[str, Any]:
             **{name: getattr(parts, name) for name in names},
         },
         "weight_bytes": {dtype: parameters.weight_bytes(architecture, dtype) for dtype in parameters.BITS},
+        **({"packed_weight_bytes": _packed(architecture)} if subject.family.packed else {}),
         "cache_bytes_per_1000_tokens": {
             dtype: parameters.cache_bytes(architecture, CACHE_TOKENS, dtype) for dtype in CACHE_DTYPES
         },
     }
+
+
+def _packed(architecture: Architecture) -> dict[str, int]:
+    return {f"int{bits}": parameters.packed_bytes(architecture, bits) for bits in (8, 4)}
 
 
 def _family(family: Family) -> dict[str, Any]:

@@ -231,6 +231,7 @@ FAMILY = Family(
     rules=RULES,
     initialisation=initialisation,
     prefix="transformer.",
+    packed=True,
     shard_release=ShardRelease(CUTS, recognises, shard_fields),
     # Tables of positions stand in shards, where nothing reads them.
     ignored=(r".*rotary_emb\.inv_freq", r"position_embeddings\.weight"),

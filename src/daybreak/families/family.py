@@ -122,6 +122,8 @@ class Family:
     """
     closes_blanks: bool = True
     """The token behind a text stands there, too, where the text ends in a blank."""
+    packed: bool = False
+    """Published checkpoints also come with the layers' matrices packed to eight and four bits."""
     remote_code: tuple[str, ...] = ()
     """Modules of Python code that the published repositories bring along, and that this page replaces."""
     chat: Chat = PLAIN

@@ -187,6 +187,7 @@ FAMILY = Family(
     rules=RULES,
     initialisation=initialisation,
     prefix="transformer.",
+    packed=True,
     shard_release=ShardRelease(CUTS, recognises, shard_fields),
     ignored=(r".*rotary_emb\.inv_freq",),
     special_tokens={"bos_token_id": 150004, "eos_token_id": 150005},
