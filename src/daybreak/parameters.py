@@ -73,8 +73,8 @@ def weight_bytes(architecture: Architecture, dtype: str) -> int:
 
 
 def packed_bytes(architecture: Architecture, bits: int) -> int:
-    """Bytes of weights of which only the layers' matrices are packed to so many bits, each row with a scale in
-    float16; tables, norms and biases stay in float16 (GLM-130B, arXiv 2210.02414, section 4).
+    """Bytes of weights of which only the layers' matrices are packed to so many bits, each row with a scale
+    in float16; tables, norms and biases stay in float16 (GLM-130B, arXiv 2210.02414, section 4).
     """
     a = architecture
     ups = 2 if a.gated else 1

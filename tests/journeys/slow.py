@@ -12,6 +12,7 @@ NOT_RUN = {
     "daybreak verify": "takes minutes, or a download; its logic is what tests/parity runs",
     "daybreak generate": "needs a published checkpoint, or the quickstart's; tested with a small one",
     "daybreak infill": "needs a model with blanks, published or trained; tested with a small one",
+    "daybreak convert": "needs a checkpoint in another format; tested with small ones",
     "daybreak chat": "needs a published checkpoint; tested with a small one",
     "python benchmarks": "measures for minutes, and needs a quiet machine",
 }
