@@ -51,9 +51,40 @@ def test_every_design_trains_and_is_saved(
     assert report["parsed"]["samples"] == 8 and report["parsed"]["real"] >= report["parsed"]["untrained"]
     model = daybreak.load(out)
     assert model.family.name == family
-    assert model.tokenizer is not None and model.tokenizer.vocabulary == 300
+    marks = families.by_name(family).blank_tokens
+    assert model.tokenizer is not None and model.tokenizer.vocabulary == 300 + len(marks)
+    assert (report["infilled"] is None) == (not marks)
     assert sum(parameter.numel() for parameter in model.decoder.parameters()) == report["parameters"]
     assert len(model.generate("def f(x):", max_new_tokens=3)[0].tokens) == 3
+
+
+@pytest.mark.parametrize("family", ["glm", "glm_130b", "chatglm"])
+def test_what_learned_to_fill_blanks_fills_lines(
+    family: str, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert quickstart(source, out, "--family", family) == 0
+    text = capsys.readouterr().out
+    assert "deleted lines written back, of 300" in text and "deleted line 1" in text
+    report = json.loads((out / "quickstart.json").read_text())
+    found = report["infilled"]
+    assert 0 <= found["exact"]["low"] <= found["exact"]["value"] <= found["exact"]["high"] < 0.2
+    assert 0 <= found["tokens"]["low"] <= found["tokens"]["value"] <= found["tokens"]["high"] < 0.5
+    assert len(report["examples"]) == 3
+    capsys.readouterr()
+    mark = families.by_name(family).blank_tokens["sentence"]
+    assert run(["infill", str(out), f"def f(x):\n    {mark}\n", "--max-new-tokens", "3"]) == 0
+    assert capsys.readouterr().out.startswith("def f(x):\n    ")
+
+
+def test_a_design_with_blanks_also_learns_from_left_to_right(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--family", "glm", "--objective", "causal", "--json"]
+    assert quickstart(source, tmp_path / "run", *words) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["infilled"] is None and not report["examples"]
+    assert 3 < report["bits_per_byte"] < 10
 
 
 def test_transformers_opens_the_folder_and_computes_the_same(source: Path, tmp_path: Path) -> None:
@@ -171,6 +202,8 @@ def test_no_source_is_one_line_and_leaves_nothing(tmp_path: Path, capsys: pytest
         (["--seed", "-1"], "seed is -1"),
         (["--family", "gpt_neo_x"], "did you mean"),
         (["--width", "17"], "not divisible"),
+        (["--objective", "masked"], "must be causal or blank-infilling"),
+        (["--objective", "blank-infilling"], "no tokens for blanks; take one of glm"),
     ],
 )
 def test_wrong_settings_are_named(

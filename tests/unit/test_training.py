@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import daybreak
+from daybreak.architecture import Blanks
 from daybreak.errors import DaybreakError
 from daybreak.model.decoder import Decoder
 from daybreak.objectives.batch import UNSCORED, Batch, loss, token_losses
@@ -367,3 +368,34 @@ def test_bits_per_byte_is_the_slow_sum(context: int, stride: int, monkeypatch: p
     found = bits_per_byte(model, texts, 100, context, stride, lambda *pair: done.append(pair))
     assert found == pytest.approx(total / math.log(2) / 100, rel=1e-5)
     assert done[-1][0] == done[-1][1] == max(done)[0]
+
+
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize(("context", "stride"), [(16, 8), (7, 3)])
+def test_bits_per_byte_with_blanks_is_the_slow_sum(both: bool, context: int, stride: int) -> None:
+    """Every window fits the table of positions, and what fills up a short one is not read."""
+    blanks = Blanks(start=59, end=58, mask=57, rest=56, sentence=55)
+    model = decoder("glm", blanks=blanks, context=context)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.2)
+    texts = [np.random.default_rng(n).integers(0, 50, n).astype(np.int32) for n in (1, 2, 9, 17, 33)]
+    reads = context - 1
+
+    def prompt(beginning: Sequence[int]) -> list[int]:
+        if both:
+            return [*beginning, blanks.rest, blanks.start]
+        return [blanks.rest, blanks.start, *beginning]
+
+    total = 0.0
+    for ids in texts:
+        first = 1
+        while first < len(ids):
+            end = min(len(ids), first + (reads if first == 1 else stride))
+            begin = max(0, end - 1 - reads)
+            before = prompt(ids[begin:first].tolist())
+            logits = model.logits(torch.tensor([[*before, *ids[first : end - 1].tolist()]]))[0]
+            for token in range(first, end):
+                total -= logits[len(before) - 1 + token - first].log_softmax(-1)[ids[token]].item()
+            first = end
+    found = bits_per_byte(model, texts, 100, reads, stride, None, prompt)
+    assert found == pytest.approx(total / math.log(2) / 100, rel=1e-5)

@@ -143,7 +143,7 @@ class _Run:
                 self.model.decoder,
                 part.documents,
                 part.size,
-                settings.context,
+                task.readable(settings, self.model),
                 settings.stride,
                 self.watch.progress,
                 self._reads,

@@ -124,4 +124,4 @@ def _opening(function: Function) -> str:
 
 def _prompt(model: LanguageModel, head: str) -> list[int]:
     assert model.tokenizer is not None
-    return model.tokenizer.encode(head, bos=True)
+    return model.tokenizer.encode(head, bos=True, special=False)

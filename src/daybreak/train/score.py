@@ -38,8 +38,10 @@ def bits_per_byte(
     nats, done = 0.0, 0
     while done < len(windows):
         some = windows[done : done + max(1, ROOM // context)]
-        tokens, targets = _batch(documents, some, prompt)
-        nats += float(token_losses(decoder, Batch(decoder.reading(tokens), targets)).double().sum())
+        tokens, targets, real = _batch(documents, some, prompt)
+        # Causality hides what is filled up on the right; only pieces in blanks would count it.
+        reading = decoder.reading(tokens, None if decoder.architecture.blanks is None else real)
+        nats += float(token_losses(decoder, Batch(reading, targets)).double().sum())
         done += len(some)
         if progress is not None:
             progress(done, len(windows))
@@ -48,9 +50,9 @@ def bits_per_byte(
 
 def _batch(
     documents: Sequence[Ids], windows: Sequence[Score], prompt: Callable[[Sequence[int]], Sequence[int]]
-) -> tuple[Tensor, Tensor]:
-    """Inputs and targets, [windows, longest]; what is filled up on the right is not scored, and causality
-    hides it."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs, targets, and which inputs are real, [windows, longest]; what is filled up on the right is not
+    scored."""
     rows = []
     for window in windows:
         ids = documents[window.document][window.begin : window.end].tolist()
@@ -60,4 +62,5 @@ def _batch(
     longest = max(len(tokens) for tokens, _ in rows)
     tokens = torch.tensor([ids + [0] * (longest - len(ids)) for ids, _ in rows])
     targets = torch.tensor([ids + [UNSCORED] * (longest - len(ids)) for _, ids in rows])
-    return tokens, targets
+    real = torch.tensor([[place < len(ids) for place in range(longest)] for ids, _ in rows])
+    return tokens, targets, real

@@ -38,7 +38,8 @@ PULL = 3.0
 def tables(decoder: Decoder, documents: Sequence[Ids], seed: int) -> Tables | None:
     """What `start` needs to know of the training text; None if the decoder has no place for it."""
     architecture = decoder.architecture
-    if architecture.tied or not architecture.final_norm or architecture.embedding_width is not None:
+    biased = architecture.final_norm and architecture.norm == "layer" and architecture.norm_affine
+    if architecture.tied or not biased or architecture.embedding_width is not None:
         return None
     counts = count_pairs(documents, architecture.vocabulary)
     return fit_pairs(counts, architecture.width, _signature_size(decoder), seed)
@@ -144,7 +145,8 @@ def _signature_size(decoder: Decoder) -> int:
     if not _turns(decoder) or architecture.layers < 2 or architecture.block == "post":
         return 0
     assert isinstance(architecture.positions, Rotary)
-    return min(SIGNATURE, architecture.head_width - architecture.positions.width, architecture.width // 4)
+    turning = architecture.positions.width * (2 if architecture.positions.blocks else 1)
+    return min(SIGNATURE, architecture.head_width - turning, architecture.width // 4)
 
 
 def _attention(decoder: Decoder, layer: int) -> Attention:

@@ -16,7 +16,7 @@ from daybreak.objectives.causal import Causal
 from daybreak.objectives.sentences import Lines
 from daybreak.train.settings import Settings
 
-MIXTURE = Mixture(spans=0.1, sentences=0.5, rest=0.4, least=0.15, most=0.5)
+MIXTURE = Mixture(spans=0.1, sentences=0.5, rest=0.4, least=0.15, most=0.5, shortest_rest=0.5)
 """Of the kinds of blanks; what was tried is in the decision records."""
 
 
@@ -73,3 +73,9 @@ def prompt(settings: Settings, model: LanguageModel, beginning: Sequence[int]) -
     if not settings.infilling:
         return [blanks.rest, blanks.start, *beginning]
     return Frame.of(model).prompt([*beginning, blanks.rest])
+
+
+def readable(settings: Settings, model: LanguageModel) -> int:
+    """Tokens of a text that such a model reads at most while it is scored: a blank, or the start of a piece,
+    takes a place as well."""
+    return settings.context if model.architecture.blanks is None else max(1, settings.context - 1)

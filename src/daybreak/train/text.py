@@ -62,4 +62,4 @@ def _part(files: Sequence[SourceFile], tokenizer: Tokenizer) -> Part:
 def _document(text: str, tokenizer: Tokenizer) -> Ids:
     if tokenizer.bos_id is None:
         raise DaybreakError("the tokenizer has no token that a document starts with")
-    return np.array([tokenizer.bos_id, *tokenizer.encode(text, bos=False)], dtype=np.int32)
+    return np.array([tokenizer.bos_id, *tokenizer.encode(text, bos=False, special=False)], dtype=np.int32)
