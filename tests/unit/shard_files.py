@@ -64,7 +64,7 @@ def quantised(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     numbers, scales = [], []
     for row in weight.half():
         scale = (row.abs().max() / most).half()
-        rounded = [int(torch.round(value / scale)) for value in row]
+        rounded = [round(value) for value in (row / scale).tolist()]  # halves to the even number
         if bits == 4:
             rounded = [
                 (((upper & 15) << 4) | (lower & 15))
