@@ -25,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--glm", type=Path, required=True, help="run that reads both sides")
     parser.add_argument("--causal", type=Path, required=True, nargs="+", help="runs that read the left side")
-    parser.add_argument("--lines", type=int, default=1000)
+    parser.add_argument("--lines", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--source", type=Path, help="the folder of Python files that both learned from")
     options = parser.parse_args()
