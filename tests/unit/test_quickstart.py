@@ -65,7 +65,7 @@ def test_what_learned_to_fill_blanks_fills_lines(
     out = tmp_path / "run"
     assert quickstart(source, out, "--family", family) == 0
     text = capsys.readouterr().out
-    assert "deleted lines written back, of 300" in text and "deleted line 1" in text
+    assert "deleted lines written back, of " in text and "deleted line 1" in text
     report = json.loads((out / "quickstart.json").read_text())
     found = report["infilled"]
     assert 0 <= found["exact"]["low"] <= found["exact"]["value"] <= found["exact"]["high"] < 0.2

@@ -25,8 +25,9 @@ def fresh(settings: Settings) -> LanguageModel:
     base = families.by_name(settings.family).base
     changes: dict[str, Any] = {}
     if isinstance(base.positions, Rotary):
-        half = settings.width // settings.heads // 4 * 2
-        changes["positions"] = dataclasses.replace(base.positions, width=half)
+        head = settings.width // settings.heads
+        whole = base.positions.width == base.head_width
+        changes["positions"] = dataclasses.replace(base.positions, width=head if whole else head // 4 * 2)
     if base.blanks is not None:
         changes["blanks"] = _blanks(settings, base.blanks)
     return create(
