@@ -217,6 +217,7 @@ def test_an_unfinished_context_is_not_continued() -> None:
         model.logits(torch.tensor([[9]]), cache=cached)
 
 
+@torch.no_grad()
 def test_a_layout_of_ones_own() -> None:
     """Pieces in another order than their blanks: the same sums, wherever the pieces stand."""
     model = decoder(0)
@@ -229,3 +230,11 @@ def test_a_layout_of_ones_own() -> None:
     found = model.unembed(model(Reading.laid_out(torch.tensor([swapped]), layout)))[0]
     close(found[:4], read(model, text)[:4])
     assert float((found[4] - read(model, swapped)[4]).abs().max()) > 1e-3
+
+
+def test_a_layout_of_ones_own_is_not_continued_from_a_cache() -> None:
+    model = decoder(0)
+    tokens = torch.tensor([[7, MASK, START, 9]])
+    reading = Reading.laid_out(tokens, lay_out(tokens, None, blanks()))
+    with pytest.raises(DaybreakError, match="laid out by hand"):
+        model(reading, Cache(model.architecture, 1))

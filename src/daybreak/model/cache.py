@@ -53,10 +53,10 @@ class Cache:
         """Make room for the tokens of `reading` and note which of them are real; called once before the
         layers.
         """
-        if reading.start != self.length or reading.documents is not None:
+        if reading.start != self.length or reading.documents is not None or reading.given:
             raise DaybreakError(
                 f"the cache holds {self.length} tokens, but the reading continues {reading.start}, or is "
-                "packed; make it with Reading.of(tokens, mask, cache=cache)"
+                "packed or laid out by hand; make it with Reading.of(tokens, mask, cache=cache)"
             )
         end = self.length + reading.length
         if end > self.capacity:

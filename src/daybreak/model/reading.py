@@ -45,6 +45,8 @@ class Reading:
     """
     open_keys: Tensor | None = None
     """[batch, keys] bool: keys of a context, which earlier tokens of their text see, too; None: no blanks."""
+    given: bool = False
+    """The layout was given and not read off the tokens, so what follows cannot be laid out from them."""
 
     @property
     def length(self) -> int:
@@ -100,6 +102,7 @@ class Reading:
             documents=documents,
             blocks=layout.blocks,
             open_keys=layout.context,
+            given=True,
         )
 
     def is_plain_causal(self, window: int | None) -> bool:
