@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +45,10 @@ def compiled(loss_of: Loss, decoder: Decoder, batch: Batch) -> Compilation:
     _keep_cache()
     try:
         faster = torch.compile(loss_of, dynamic=False)
-        faster(decoder, batch).backward()  # type: ignore[no-untyped-call]
+        with warnings.catch_warnings():
+            # Frequencies that are rounded to float16 beside weights in bfloat16 are meant.
+            warnings.filterwarnings("ignore", message="bf16 and fp16 are mixed")
+            faster(decoder, batch).backward()  # type: ignore[no-untyped-call]
         problem = None
     except Exception as error:  # whatever the compilers of this machine stumble over
         lines = str(error).strip().splitlines()
