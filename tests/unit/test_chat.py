@@ -134,7 +134,10 @@ def test_a_family_s_settings_hold_where_the_checkpoint_has_none() -> None:
     chosen = settings_of(model, None, {}, True)
     assert (chosen.temperature, chosen.top_p, chosen.max_length) == (0.95, 0.7, 2048)
     assert settings_of(model, None, {}, False) == Sampling(max_new_tokens=NEW_TOKENS, temperature=0.0)
-    model.generation = {"max_new_tokens": 7}
+    model.generation = {"_from_model_config": True, "eos_token_id": 130005, "pad_token_id": 3, "top_k": None}
+    chosen = settings_of(model, None, {}, True)
+    assert (chosen.temperature, chosen.top_p, chosen.max_length) == (0.95, 0.7, 2048)
+    model.generation = {"do_sample": False, "max_new_tokens": 7}
     chosen = settings_of(model, None, {}, True)
     assert (chosen.greedy, chosen.max_new_tokens, chosen.max_length) == (True, 7, None)
     assert settings_of(model, None, {"max_new_tokens": 3}, True).max_new_tokens == 3

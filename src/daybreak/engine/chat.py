@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from daybreak.engine.continuation import Result
@@ -19,6 +19,9 @@ NEW_TOKENS = 512
 """Of an answer at most, where neither the call nor the checkpoint nor the family says."""
 ROOM = 4
 """The longest prompt leaves this part of the context, one in four, for its answer."""
+
+SAMPLES = {"do_sample", "temperature", "top_k", "top_p"}
+"""Keys of a generation_config.json that says how to sample."""
 
 
 class Answer:
@@ -64,8 +67,8 @@ def chat(
 ) -> Answer:
     """The answer to the last of the messages, piece by piece as it comes.
 
-    `settings` are fields of `Sampling` and go before generation_config.json's, or before the family's where
-    the checkpoint brings no such file; with `sampling` or `defaults=False` neither counts. Raises
+    `settings` are fields of `Sampling` and go before generation_config.json's, and these before the
+    family's, which count where that file does not say how to sample; with `sampling` or `defaults=False` neither counts. Raises
     `DaybreakError` for messages that are none, and for those that the checkpoint's own template refuses.
     """
     chosen = settings_of(model, sampling, settings, defaults)
@@ -101,14 +104,23 @@ def settings_of(
     if sampling is not None:
         chosen = dataclasses.replace(sampling, **settings)
     else:
-        published = (model.generation or (format_.generation if own is None else {})) if defaults else {}
-        chosen = resolve(published, settings)
+        family = format_.generation if own is None else {}
+        chosen = resolve(_published(model.generation, family) if defaults else {}, settings)
     if chosen.max_new_tokens is None and chosen.max_length is None:
         chosen = dataclasses.replace(chosen, max_new_tokens=NEW_TOKENS)
     if own is None:
         return dataclasses.replace(chosen, stop=(*chosen.stop, *format_.stop))
     end = None if chosen.ignore_eos else turn_end(tokenizer, own)
     return chosen if end is None else dataclasses.replace(chosen, stop_tokens=(*chosen.stop_tokens, end))
+
+
+def _published(own: Mapping[str, Any], family: Mapping[str, Any]) -> Mapping[str, Any]:
+    """generation_config.json, with the family's settings beneath it unless it says itself how to sample.
+
+    Files made by conversion hold nothing but ids.
+    """
+    said = {key: value for key, value in own.items() if value is not None}
+    return said if said.keys() & SAMPLES else {**family, **said}
 
 
 def fit(
