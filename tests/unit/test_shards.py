@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
+import collections
+import contextlib
 import json
 import os
 import pickle
+import zipfile
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,7 @@ from hypothesis import strategies as st
 
 import daybreak
 from daybreak import families
+from daybreak.checkpoint import tensors
 from daybreak.checkpoint.rows import Joined, Section, Stacked
 from daybreak.errors import DaybreakError
 from daybreak.language_model import LanguageModel
@@ -113,6 +118,61 @@ def test_quantised_shards(bits: int, ranks: int, model: LanguageModel, names: Na
 
 def test_objects_of_training_are_passed_over(model: LanguageModel, names: Names, tmp_path: Path) -> None:
     assert same(daybreak.load(write_shards(tmp_path, names, 2, **of_training())), model)
+
+
+class Keys(dict[str, Any]):
+    """A dictionary with attributes."""
+
+
+class Items(list[Any]):
+    pass
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_containers_of_other_classes_are_passed_over(
+    late: bool, model: LanguageModel, names: Names, tmp_path: Path
+) -> None:
+    keys = Keys(a=1, b=Items([1, Items()]))
+    keys.owner = argparse.Namespace(many=collections.deque([1, {2: keys}], maxlen=3))
+    held = {
+        "one": collections.defaultdict(dict, {1: {}}),
+        "many": collections.defaultdict(list, {1: [2], 3: collections.deque([Items([1])])}),
+        "keys": [keys, {"again": keys, "path": {Path("a"): Keys(b=1)}}],
+        "items": [Items([1, 2]), Items([Keys(), 3]), collections.Counter("aab")],
+    }
+    folder = write_shards(tmp_path, names, 2, **({} if late else held))
+    for rank in range(2 if late else 0):  # behind the tensors as well as before them
+        whole = torch.load(shard(folder, rank), weights_only=True)
+        torch.save({**held, **whole}, shard(folder, rank))
+    assert same(daybreak.load(folder), model)
+
+
+def test_what_is_refused_is_named_without_advice_to_open_it_unsafely(names: Names, tmp_path: Path) -> None:
+    folder = write_shards(tmp_path, names, 1, args=Runs(tmp_path / "mark"))
+    with pytest.raises(DaybreakError) as caught:
+        daybreak.load(folder)
+    message = str(caught.value)
+    assert "mkdir" in message and "mp_rank_00" in message
+    assert not any(word in message for word in ("PyTorch", "weights_only", "add_safe_globals", "\n"))
+
+
+@settings(max_examples=60, deadline=None)
+@given(place=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255))
+def test_damaged_instructions_never_crash(
+    tmp_path_factory: pytest.TempPathFactory, place: float, value: int
+) -> None:
+    folder = tmp_path_factory.mktemp("damaged")
+    file = folder / "mp_rank_00_model_states.pt"
+    torch.save({"module": {"a": torch.ones(2)}, "x": Keys(b=Items([Path("c"), 1, "d"]))}, file)
+    with zipfile.ZipFile(file) as archive:
+        held = {name: bytearray(archive.read(name)) for name in archive.namelist()}
+    pickled = next(contents for name, contents in held.items() if name.endswith("data.pkl"))
+    pickled[int(place * len(pickled))] = value
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, contents in held.items():
+            archive.writestr(name, contents)
+    with contextlib.suppress(DaybreakError):
+        tensors.contents(file, "module")
 
 
 class Runs:

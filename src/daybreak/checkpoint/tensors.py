@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import struct
 import zipfile
 from collections.abc import Mapping as Dict
@@ -35,6 +36,11 @@ SAFETENSORS_DTYPES = {
 LARGEST_HEADER = 100_000_000
 """The format's own limit; a larger number at the start means that the file is something else."""
 AGAIN = "it is damaged or was not downloaded whole; fetch it again"
+_DAMAGE = (
+    RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError,
+    StopIteration, struct.error, zipfile.BadZipFile,
+)  # fmt: skip
+"""What torch raises for pickles that are cut short or make no sense."""
 
 
 def contents(file: Path, entry: str | None = None) -> list[Stored]:
@@ -116,10 +122,10 @@ def _pickled(file: Path, entry: str | None) -> list[Stored]:
     except pickle.UnpicklingError as error:
         raise DaybreakError(
             f"{file} holds more than tensors, so it is not opened, because that could run code: "
-            f"{_first_line(error)}; "
+            f"{_reason(error)}; "
             "use a safetensors version of the checkpoint"
         ) from None
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except _DAMAGE as error:
         raise DaybreakError(f"{file} is no file of torch's: {_first_line(error)}; {AGAIN}") from None
     return [_loaded(file, name, tensor) for name, tensor in _named(file, tensors).items()]
 
@@ -206,6 +212,12 @@ def _named(file: Path, tensors: Any) -> Dict[str, Any]:
             f"{file} holds {type(tensors).__name__}; a dictionary of tensors by name is needed"
         )
     return tensors
+
+
+def _reason(error: BaseException) -> str:
+    """What torch's unpickler stumbled over, without the advice around it to read the file unsafely."""
+    text = re.split(r"WeightsUnpickler error:|\n\n", str(error).split("\n\nCheck the documentation")[0])[-1]
+    return re.split(r" Please use | In PyTorch ", text.strip().split("\n")[0])[0].rstrip(". ")
 
 
 def _first_line(error: BaseException) -> str:
