@@ -18,8 +18,9 @@ class Backend(Protocol):
     def vocabulary(self) -> int:
         """One more than the largest id."""
 
-    def encode(self, text: str, special: bool) -> list[int]:
-        """Token ids; `special`: special tokens written in the text become their ids, else they are text."""
+    def encode(self, text: str, special: bool, silent: frozenset[str] = frozenset()) -> list[int]:
+        """Token ids; `special`: special tokens written in the text become their ids, else they are text, and
+        so are the added tokens that are `silent`."""
 
     def decode(self, ids: Sequence[int], skip_special: bool) -> str:
         """The text of token ids, those of special tokens left out or written."""
@@ -34,29 +35,37 @@ class Backend(Protocol):
     def specials(self) -> Mapping[str, int]:
         """All special tokens: spelling -> id."""
 
+    @property
+    def added(self) -> Mapping[str, int]:
+        """All tokens that texts are searched for as wholes, special or not: spelling -> id."""
+
 
 class Fast:
     """The tokenizers library: byte pairs and word pieces."""
 
     def __init__(self, library: Library) -> None:
         self._library = library
+        self._plain: dict[frozenset[str], Library] = {}
 
     @cached_property
     def vocabulary(self) -> int:
         return max(self._library.get_vocab(with_added_tokens=True).values()) + 1
 
-    @cached_property
-    def _plain(self) -> Library:
+    def _without(self, silent: frozenset[str]) -> Library:
         """A copy that takes special tokens for text. The setting is the library object's own, and not safe to
         switch while another thread encodes."""
-        plain = copy.deepcopy(self._library)
-        plain.encode_special_tokens = True
-        return plain
+        if silent not in self._plain:
+            from tokenizers import AddedToken
 
-    def encode(self, text: str, special: bool) -> list[int]:
-        ids: list[int] = (
-            (self._library if special else self._plain).encode(text, add_special_tokens=False).ids
-        )
+            plain = copy.deepcopy(self._library)
+            plain.add_special_tokens([AddedToken(text, special=True) for text in sorted(silent)])
+            plain.encode_special_tokens = True
+            self._plain[silent] = plain
+        return self._plain[silent]
+
+    def encode(self, text: str, special: bool, silent: frozenset[str] = frozenset()) -> list[int]:
+        library = self._library if special else self._without(silent)
+        ids: list[int] = library.encode(text, add_special_tokens=False).ids
         return ids
 
     def decode(self, ids: Sequence[int], skip_special: bool) -> str:
@@ -74,3 +83,8 @@ class Fast:
     def specials(self) -> dict[str, int]:
         known = self._library.get_added_tokens_decoder().items()
         return {entry.content: number for number, entry in known if entry.special}
+
+    @cached_property
+    def added(self) -> dict[str, int]:
+        known = self._library.get_added_tokens_decoder().items()
+        return {entry.content: number for number, entry in known}

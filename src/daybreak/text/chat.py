@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from daybreak.errors import DaybreakError
@@ -15,6 +16,8 @@ ROLES_OF_MESSAGES = ("system", "user", "assistant")
 KEYS = {"role", "content"}
 _FIRST_MARK = 0xF0000
 """Marks are characters of the private use area, of which one that nobody wrote is taken."""
+_NO_LETTER = re.compile(r"[^\w\s]|_")
+_BARS = re.compile(r"<[|\uff5c].*[|\uff5c]>", re.DOTALL)
 
 
 def own_template(tokenizer: Tokenizer) -> str | None:
@@ -49,9 +52,10 @@ def encode_chat(
 ) -> list[int]:
     """The ids of the text that the template `source` makes of the messages.
 
-    Where no content holds what looks like a special token, these are the ids of that text as a whole; where
-    one does, only the template's own special tokens become ids, and the text between two of them is encoded
-    without any. Raises `DaybreakError` as `render` and `checked` do.
+    Where no content holds what looks like a mark (see `_marks`), these are the ids of that text as a whole;
+    where one does, only the template's own marks become ids, and the text between two of them is encoded
+    without any. Raises `DaybreakError` as `render` and `checked` do, and where the template makes marks of
+    what people wrote.
     """
     messages = checked(messages)
     tokens = _variables(tokenizer)
@@ -63,8 +67,9 @@ def encode_chat(
     contents = [message["content"] for message in messages]
     mark = _unused([source, *tokens.values(), *contents])
     plain = rendered(contents)
-    specials = tokenizer.specials
-    spelled = _pattern(specials)
+    harmless = rendered([_NO_LETTER.sub("x", text) for text in contents])
+    marks = _marks(tokenizer, harmless + _probe(source, tokens))
+    spelled = _pattern(marks)
     defused = [_defused(text, spelled, mark) for text in contents]
     fenced = rendered([_fenced(text, mark) for text in defused])
     if fenced.replace(mark, "") != plain:
@@ -72,28 +77,66 @@ def encode_chat(
         fenced = rendered(defused)
     parts = _split(fenced, spelled)
     runs, own = [part.replace(mark, "") for part in parts[::2]], parts[1::2]
+    if own != _split(harmless, spelled)[1::2]:
+        raise DaybreakError(
+            "the chat template makes special tokens of what a message says, so that a message could end its "
+            "turn; leave such signs out of the messages, or give another template"
+        )
     if fenced.replace(mark, "") == plain:
         whole = tokenizer.encode(plain, bos=False)
-        numbers = set(specials.values())
-        if [token for token in whole if token in numbers] == [specials[text] for text in own]:
+        numbers = set(marks.values())
+        if [token for token in whole if token in numbers] == [marks[text] for text in own]:
             return whole
-    ids = tokenizer.encode(runs[0], bos=False, special=False)
+    silent = frozenset(marks)
+    ids = tokenizer.encode(runs[0], bos=False, special=False, silent=silent)
     for text, run in zip(own, runs[1:], strict=True):
-        ids += [specials[text], *tokenizer.encode(run, bos=False, special=False)]
+        ids += [marks[text], *tokenizer.encode(run, bos=False, special=False, silent=silent)]
     return ids
 
 
 def turn_end(tokenizer: Tokenizer, source: str) -> int | None:
-    """The special token that the template writes behind an answer, which so ends one; None without one."""
-    answer = chr(_FIRST_MARK)
+    """The mark that the template writes behind an answer, which so ends one; None without one."""
+    answer, tokens = chr(_FIRST_MARK), _variables(tokenizer)
     messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": answer}]
     try:
-        text = render(source, messages, _variables(tokenizer), add_generation_prompt=False)
+        text = render(source, messages, tokens, add_generation_prompt=False)
     except DaybreakError:
         return None
     behind = text.rpartition(answer)[2].lstrip() if answer in text else ""
-    found = _pattern(tokenizer.specials).match(behind)
-    return None if found is None else tokenizer.specials[found[0]]
+    marks = _marks(tokenizer, text)
+    found = _pattern(marks).match(behind)
+    return None if found is None else marks[found[0]]
+
+
+def _marks(tokenizer: Tokenizer, written: str) -> dict[str, int]:
+    """What messages must not spell: spelling -> id.
+
+    All special tokens, and of the added tokens that are not called special (many published turn marks are
+    not) those between <| and |>, and those with a sign in them in `written`, which is what the template
+    writes around harmless contents. Words, runs of white space and tags that it does not write are text.
+    """
+    specials = tokenizer.specials
+    every = {
+        text: number
+        for text, number in tokenizer.added.items()
+        if _BARS.fullmatch(text.strip()) or (text in written and _is_sign(text))
+    }
+    return {**every, **specials}
+
+
+def _is_sign(text: str) -> bool:
+    """More than letters and blanks, of which some tokenizers write the latter as U+2581."""
+    inner = text.replace("\u2581", " ").strip()
+    return len(inner) > 1 and _NO_LETTER.search(inner) is not None
+
+
+def _probe(source: str, tokens: Mapping[str, str]) -> str:
+    """What the template writes in a conversation of everybody, or of those whom it lets speak."""
+    talk = [{"role": role, "content": "x"} for role in (*ROLES_OF_MESSAGES, "user")]
+    for messages in (talk, talk[1:]):
+        with suppress(DaybreakError):
+            return render(source, messages, tokens)
+    return ""
 
 
 def _variables(tokenizer: Tokenizer) -> dict[str, str]:

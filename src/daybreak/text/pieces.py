@@ -60,7 +60,8 @@ class Pieces:
         texts = sorted((text for text, special in self._specials.items() if special.spelled), key=len)
         return re.compile(f"({'|'.join(map(re.escape, reversed(texts)))})") if texts else None
 
-    def encode(self, text: str, special: bool) -> list[int]:
+    def encode(self, text: str, special: bool, silent: frozenset[str] = frozenset()) -> list[int]:
+        # Nothing to do for `silent`: tokens that are not special are pieces of the model here.
         if not special or self._spelled is None:
             return self._part(text)
         parts = self._spelled.split(text)  # texts at even places, special tokens at odd ones
@@ -108,3 +109,7 @@ class Pieces:
     @property
     def specials(self) -> dict[str, int]:
         return {text: special.id for text, special in self._specials.items()}
+
+    @property
+    def added(self) -> dict[str, int]:
+        return self.specials

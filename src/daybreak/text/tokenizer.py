@@ -80,13 +80,21 @@ class Tokenizer:
         """One more than the largest id that this tokenizer knows; the model's table may have further rows."""
         return self._backend.vocabulary
 
-    def encode(self, text: str, bos: bool | None = None, *, special: bool = True) -> list[int]:
+    def encode(
+        self,
+        text: str,
+        bos: bool | None = None,
+        *,
+        special: bool = True,
+        silent: frozenset[str] = frozenset(),
+    ) -> list[int]:
         """Token ids; special tokens written in the text become their ids.
 
         `bos`: put the bos token in front; None: as this tokenizer does by itself. Without `special`, what
-        looks like a special token is text like any other, so that text of others cannot forge one.
+        looks like a special token is text like any other, so that text of others cannot forge one; so are
+        then the `silent` ones of `added`.
         """
-        ids = self._backend.encode(text, special)
+        ids = self._backend.encode(text, special, silent)
         wanted = self.adds_bos if bos is None else bos
         if wanted and self.bos_id is None:
             raise DaybreakError("this tokenizer has no bos token to put in front of the text; leave bos out")
@@ -105,6 +113,11 @@ class Tokenizer:
     def specials(self) -> Mapping[str, int]:
         """All special tokens: spelling -> id."""
         return self._backend.specials
+
+    @property
+    def added(self) -> Mapping[str, int]:
+        """All tokens that texts are searched for as wholes, special or not: spelling -> id."""
+        return self._backend.added
 
     def save(self, folder: str | Path) -> None:
         """Write the files as they were read."""
