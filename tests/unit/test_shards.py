@@ -239,6 +239,11 @@ def test_no_shard_at_all(names: Names, tmp_path: Path) -> None:
     refused(folder, "latest", "'50000'")
     (folder / "latest").write_text("../elsewhere")
     refused(folder, "latest", "'../elsewhere'")
+    (folder / "mp_rank_00_model_states.pt").write_bytes(b"")
+    (folder / "49300" / "latest").touch()
+    for tag in ("..", ".", "", "/", "x" * 300):
+        (folder / "49300" / "latest").write_text(tag)
+        refused(folder / "49300", "latest", f"{tag!r}")
 
 
 def test_shards_of_two_models(names: Names, tmp_path: Path) -> None:
@@ -249,6 +254,41 @@ def test_shards_of_two_models(names: Names, tmp_path: Path) -> None:
     refused(folder, DENSE_BIAS, "[32]", "[7]")
     edit(folder, 1, **{DENSE_BIAS: None})
     refused(folder, DENSE_BIAS, "mp_rank_01", "has not")
+
+
+def test_a_single_number_in_every_shard(names: Names, model: LanguageModel, tmp_path: Path) -> None:
+    bare = {**names, ROTARY: torch.tensor(3.0)}
+    folder = write_shards(tmp_path, bare, 2)
+    (folder / "config.json").write_text(
+        json.dumps({**model.family.config(model.architecture), "model_type": model.family.model_type})
+    )
+    assert same(daybreak.load(folder), model)
+    edit(folder, 1, **{ROTARY: torch.tensor(4.0)})
+    refused(folder, ROTARY, "mp_rank_00", "mp_rank_01", "differs")
+
+
+@pytest.mark.parametrize("config", [False, True])
+def test_a_tensor_without_the_side_that_is_cut(
+    config: bool, names: Names, model: LanguageModel, tmp_path: Path
+) -> None:
+    folder = write_shards(tmp_path, names, 2)
+    if config:
+        told = {**model.family.config(model.architecture), "model_type": model.family.model_type}
+        (folder / "config.json").write_text(json.dumps(told))
+    dense, table = "transformer.layers.0.attention.dense.weight", "transformer.word_embeddings.weight"
+    for name, odd, words in (
+        (dense, torch.ones(3).half(), ("[3]", "columns")),
+        (dense, torch.ones(3, 3, 3).half(), ("[3, 3, 3]", "columns")),
+        (dense, names[dense][:, :16].clone(), ()),
+        (table, torch.tensor(1.0), ("[]", "rows")),
+        (table, torch.ones(32), (table,)),
+        (table, names[table][:32].clone(), ()),
+        ("transformer.layers.0.mlp.dense_h_to_4h.weight", torch.ones(48), ("dense_h_to_4h.weight",)),
+    ):
+        for rank in range(2):
+            edit(folder, rank, **{name: odd})
+        if words:
+            refused(folder, name, *words)
 
 
 def test_a_scale_is_missing_or_too_short(names: Names, tmp_path: Path) -> None:
@@ -278,6 +318,11 @@ def test_heads_are_never_guessed(names: Names, tmp_path: Path) -> None:
     assert daybreak.load(folder).architecture.heads == 4
     (folder / "model_config.json").write_text(json.dumps({"num_attention_heads": 8, "num_layers": 3}))
     refused(folder, "num_layers 3", "make it 2")
+
+
+@pytest.mark.parametrize("table", [torch.tensor(1.0), torch.ones(0)])
+def test_a_rotary_table_that_tells_nothing(table: torch.Tensor, names: Names, tmp_path: Path) -> None:
+    refused(write_shards(tmp_path, {**names, ROTARY: table}, 2), "width of 32", "num_attention_heads")
 
 
 def test_settings_against_the_rotary_table(names: Names, tmp_path: Path) -> None:

@@ -32,7 +32,8 @@ class Mapped:
         return self.stored.dtype
 
     def read(self, first: int, last: int) -> Tensor:
-        return self.mapping.tensor(self.stored)[first:last]
+        whole = self.mapping.tensor(self.stored)
+        return whole[first:last] if self.stored.shape else whole  # a single number has no rows
 
     def release(self) -> None:
         self.mapping.release(self.stored)

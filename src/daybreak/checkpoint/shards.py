@@ -30,6 +30,7 @@ SETTINGS = "model_config.json"
 ENTRY = "module"
 RANK = re.compile(r"mp_rank_(\d\d+)_model_states\.pt")
 SAME_MODEL = "fetch all shards again from one checkpoint"
+_AXES = ("rows", "columns")
 _FIELDS = {
     "num_layers": "layers",
     "hidden_size": "width",
@@ -82,12 +83,12 @@ def _files(folder: Path) -> list[Path]:
     inside = folder
     if (folder / LATEST).is_file():
         tag = (folder / LATEST).read_text(errors="replace").strip()
-        inside = folder / tag
-        if Path(tag).name != tag or not inside.is_dir():
+        if tag not in {entry.name for entry in folder.iterdir() if entry.is_dir()}:
             raise DaybreakError(
-                f"{folder / LATEST} names the folder {tag!r}, which is not there; fetch it, or write into "
+                f"{folder / LATEST} names {tag!r}, and no such folder is beside it; fetch it, or write into "
                 "the file which folder holds the shards"
             )
+        inside = folder / tag
     found = {int(match[1]): file for file in inside.iterdir() if (match := _rank(file))}
     if found and (gap := min({*range(max(found) + 1)} - found.keys(), default=None)) is not None:
         raise DaybreakError(
@@ -169,10 +170,15 @@ def _recognised(folder: Path, shards: Sequence[Dict[str, Stored]]) -> tuple[Fami
 def _cuts(release: ShardRelease, names: Dict[str, Stored]) -> dict[str, Cut]:
     """How each of the tensors is cut that is."""
     found = {}
-    for name in names:
+    for name, stored in names.items():
         line = re.sub(r"(?<=layers\.)\d+(?=\.)", "{i}", name)
         for ending, cut in release.cuts.items():
             if line == ending or line.endswith("." + ending):
+                if len(stored.shape) <= cut.dim or (cut.dim and len(stored.shape) > 2):
+                    raise DaybreakError(
+                        f"{stored.file}: tensor {name!r} is {_kind(stored)}, and its {_AXES[cut.dim]} should "
+                        f"be cut; {SAME_MODEL}"
+                    )
                 found[name] = cut
     return found
 

@@ -158,7 +158,7 @@ def shard_fields(shapes: shards.Shapes, settings: Mapping[str, Any]) -> dict[str
         "layers": shards.layers(shapes),
         "width": width,
         # Two rows of positions turn half of a head each.
-        "heads": shards.heads(width, 128, settings, None if rotary is None else 4 * rotary[0]),
+        "heads": shards.heads(width, 128, settings, 4 * rotary[0] if rotary else None),
         "inner": shards.rows(shapes, "transformer.layers.0.mlp.dense_h_to_4h.weight"),
         "norm_eps": settings.get("layernorm_epsilon", BASE.norm_eps),
     }

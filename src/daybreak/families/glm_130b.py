@@ -139,7 +139,7 @@ def shard_fields(shapes: shards.Shapes, settings: Mapping[str, Any]) -> dict[str
         "context": settings.get("max_sequence_length", BASE.context),
         "layers": shards.layers(shapes),
         "width": width,
-        "heads": shards.heads(width, 128, settings, None if rotary is None else 2 * rotary[0]),
+        "heads": shards.heads(width, 128, settings, 2 * rotary[0] if rotary else None),
         "inner": shards.rows(shapes, "transformer.layers.0.mlp.dense_h_to_4h.weight") // 2,
         "norm_eps": settings.get("layernorm_epsilon", BASE.norm_eps),
     }

@@ -37,13 +37,13 @@ def heads(width: int, head_width: int, settings: Mapping[str, Any], turned: int 
     """
     told = settings.get("num_attention_heads")
     if isinstance(told, int) and told > 0:
-        if turned is not None and told * turned != width:
+        if turned and told * turned != width:
             raise DaybreakError(
                 f"model_config.json says num_attention_heads {told}, the shards' rotary table has a head's "
                 f"width of {turned}, and the model a width of {width}; these do not fit"
             )
         return told
-    each = head_width if turned is None else turned
+    each = turned or head_width
     if width % each:
         raise DaybreakError(
             f"the shards have a width of {width}, which heads of {each} do not divide, and no file says how "
