@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +206,58 @@ def test_templates_that_err_are_named(source: str, named: str) -> None:
     with pytest.raises(DaybreakError) as caught:
         render(source, [{"role": "user", "content": "?"}], {})
     assert named in str(caught.value)
+
+
+DOUBLED = (
+    "{% set ns = namespace(x='x' * 1000) %}{% for i in range(60) %}{% set ns.x = EXPRESSION %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        *(
+            DOUBLED.replace("EXPRESSION", growth)
+            for growth in ("ns.x ~ ns.x", "ns.x + ns.x", "ns.x | replace('x', ns.x)", "[ns.x, ns.x] | join")
+        ),
+        "{{ 'x' | center(99999999999) }}",
+        "{{ 'x'.ljust(99999999999) }}",
+        "{{ '%099999999999d' % 1 }}",
+        "{{ '{:>9999999999}'.format(1) }}",
+        "{{ {'a': 1} | tojson(indent=9999999999) }}",
+        DOUBLED.replace("EXPRESSION", "[ns.x, 'x' * 9999999]").replace("60", "9999"),
+        DOUBLED.replace(
+            "{% set ns.x = EXP", "{% set y %}{{ ns.x }}{{ ns.x }}{% endset %}{% set ns.x = EXP"
+        ).replace("EXPRESSION", "y"),
+    ],
+)
+def test_memory_is_bounded(source: str) -> None:
+    """Of the process that runs it, which is started anew for the next."""
+    with pytest.raises(
+        DaybreakError, match=r"needs more than 1,024 MiB|more than 10,000,000|MemoryError|too "
+    ):
+        render(source, [{"role": "user", "content": "?"}], {})
+    assert render("{{ messages[0].content }}", [{"role": "user", "content": "?"}], {}) == "?"
+
+
+SLOW = "{% for i in ['x'] * 9999999 %}{% for j in ['x'] * 9999999 %}{% endfor %}{% endfor %}"
+
+
+def test_time_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daybreak.text.template_process.SECONDS", 0.3)
+    with pytest.raises(DaybreakError, match=r"more than 0\.3 seconds"):
+        render(SLOW, [], {})
+    assert render("{{ 1 }}", [], {}) == "1"
+
+
+def test_answers_stay_in_step_after_an_interruption() -> None:
+    render("", [], {})
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        render(SLOW, [], {})
+    timer.join()
+    assert [render(f"{{{{ {number} }}}}", [], {}) for number in (1, 2)] == ["1", "2"]
 
 
 @pytest.mark.parametrize(
