@@ -53,8 +53,12 @@ def from_gguf(file: Path, metadata: Mapping[str, Any]) -> Tokenizer | None:
     if not tokens or len(kinds) != len(tokens) or len(set(tokens)) != len(tokens):
         raise DaybreakError(f"{file} lists its tokens incompletely or twice; fetch the file again")
     roles = {role: _named(file, metadata, role, tokens) for role in ("bos", "eos", "unknown", "padding")}
+    # An unused token that has a role is used, and keeps its place.
+    named = {*roles.values()}
+    kinds = [CONTROL if k == UNUSED and t in named else k for t, k in zip(tokens, kinds, strict=True)]
     library = _READERS[TOKENIZERS[kind]](file, metadata, tokens, kinds)
     _add(library, tokens, kinds, roles)
+    _check_ids(file, library, tokens, kinds)
     usual = TOKENIZERS[kind] == "pieces" or CUTS.get(str(metadata.get(KEYS + "pre"))) == WHOLE_FIRST
     adds = bool(metadata.get(KEYS + "add_bos_token", usual)) and roles["bos"] is not None
     if adds:
@@ -154,6 +158,15 @@ def _add(library: Library, tokens: Sequence[str], kinds: Sequence[int], roles: M
             library.add_special_tokens([AddedToken(token, special=True, normalized=False)])
         elif kind == USER_DEFINED:
             library.add_tokens([AddedToken(token, special=False, normalized=False)])
+
+
+def _check_ids(file: Path, library: Library, tokens: Sequence[str], kinds: Sequence[int]) -> None:
+    for number, token in enumerate(tokens):
+        if kinds[number] != UNUSED and library.token_to_id(token) != number:
+            raise DaybreakError(
+                f"{file} gives its token {token!r} the id {number}, here it would be "
+                f"{library.token_to_id(token)}; take a file whose tokens are complete"
+            )
 
 
 def _start_with(library: Library, bos: str) -> None:
