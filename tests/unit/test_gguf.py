@@ -24,6 +24,7 @@ from daybreak.checkpoint.find_gguf import find_gguf
 from daybreak.checkpoint.gguf import open_gguf
 from daybreak.errors import DaybreakError
 from daybreak.families import gguf as spellings
+from daybreak.text import gguf_tokenizer
 from daybreak.text.gguf_tokenizer import from_gguf
 from tests.unit import gguf_files as files
 from tests.unit import sentencepieces
@@ -239,6 +240,46 @@ def test_sentencepiece_tokens_are_sentencepieces(tmp_path: Path) -> None:
         assert tokenizer.decode(ids) == text
 
 
+def with_unused(role: str | None) -> tuple[list[str], dict[str, Any]]:
+    """Tokens of a byte-level vocabulary with unused ones in the middle, one of which may have a role."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    unused = [f"<unused{number}>" for number in range(10)]
+    tokens = [*alphabet[:200], *unused, *alphabet[200:], "</s>"]
+    kinds = [5 if token in unused else 3 if token == "</s>" else 1 for token in tokens]
+    told: dict[str, Any] = {
+        "model": "gpt2", "pre": "gpt-2", "tokens": tokens, "token_type": kinds, "merges": [],
+        "eos_token_id": len(tokens) - 1, **({f"{role}_token_id": 203} if role else {}),
+    }  # fmt: skip
+    return tokens, {f"tokenizer.ggml.{key}": value for key, value in told.items()}
+
+
+@pytest.mark.parametrize("role", [None, "padding", "bos", "eos", "unknown"])
+def test_unused_tokens_leave_every_id_where_it_is(role: str | None) -> None:
+    tokens, metadata = with_unused(role)
+    tokenizer = from_gguf(Path("x.gguf"), metadata)
+    assert tokenizer is not None
+    ids = {"padding": tokenizer.pad_id, "bos": tokenizer.bos_id, "eos": tokenizer.eos_id}
+    if role in ids:
+        assert ids[role] == 203 and tokenizer.decode([203], skip_special=False) == "<unused3>"
+    if role is not None:
+        assert tokenizer.encode("a<unused3>b") == [tokens.index("a"), 203, tokens.index("b")]
+    for number, token in enumerate(tokens):
+        if not token.startswith("<unused") and token != "</s>":
+            assert tokenizer.decode([tokens.index("a"), number])[:1] == "a"
+    text = "".join(map(chr, range(32, 512)))
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert max(tokenizer.encode(text)) < len(tokens) - 1
+
+
+def test_a_token_that_would_get_another_id_is_refused() -> None:
+    library = files.trained(CUTS["gpt-2"])
+    tokens = [str(library.id_to_token(number)) for number in range(library.get_vocab_size())]
+    gguf_tokenizer._check_ids(Path("x.gguf"), library, tokens, [1] * len(tokens))
+    tokens[7], tokens[8] = tokens[8], tokens[7]
+    with pytest.raises(DaybreakError, match=r"x\.gguf gives its token .* the id 7, here it would be 8"):
+        gguf_tokenizer._check_ids(Path("x.gguf"), library, tokens, [1] * len(tokens))
+
+
 # -- files that are not read ----
 
 
@@ -387,6 +428,7 @@ def test_an_unknown_kind_of_tokenizer(tmp_path: Path) -> None:
 
 def test_a_part_of_a_model_or_an_adapter(tmp_path: Path) -> None:
     refused(written(tmp_path, split__count=3), "3 parts")
+    refused(written(tmp_path, split__count="two"), "two parts", "split.count")
     refused(written(tmp_path, general__type="adapter"), "'adapter'")
 
 

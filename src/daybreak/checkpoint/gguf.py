@@ -61,9 +61,10 @@ def _config(metadata: Mapping[str, Any], found: Mapping[str, Stored], tied: bool
     if not isinstance(architecture, str):
         raise DaybreakError("the GGUF file has no general.architecture, so the family is unknown")
     kind, parts = metadata.get("general.type", "model"), metadata.get("split.count", 1)
-    if kind != "model" or parts > 1:
+    if kind != "model" or not isinstance(parts, int) or parts > 1:
         raise DaybreakError(
-            f"this is no whole model, but of type {kind!r} in {parts} parts; give one that is"
+            f"this is no whole model, but of type {kind!r} in {parts} parts (general.type, split.count); give "
+            "one that is"
         )
     start = architecture + "."
     own = {key.removeprefix(start): value for key, value in metadata.items() if key.startswith(start)}
