@@ -20,6 +20,7 @@ from tokenizers import Regex, pre_tokenizers
 
 import daybreak
 from daybreak import rules
+from daybreak.checkpoint import gguf as checkpoint_gguf
 from daybreak.checkpoint.find_gguf import find_gguf
 from daybreak.checkpoint.gguf import open_gguf
 from daybreak.errors import DaybreakError
@@ -469,6 +470,10 @@ def test_the_published_file(monkeypatch: pytest.MonkeyPatch) -> None:
     page = daybreak.families.by_name("llama")
     assert opened.architecture == page.architecture("smollm2-135m")
     assert opened.tokenizer is not None
+    reader = gguf.GGUFReader(file)
+    theirs = {key: field.contents() for key, field in reader.fields.items()}
+    own = {key: field.contents() for key, field in checkpoint_gguf._open(file).fields.items()}
+    assert own == theirs and len(own["tokenizer.ggml.merges"]) > 48_000
     # Token ids as llama.cpp gives them (docs/gguf.md).
     text = "Hello, world! 2024 你好\n\n  def f(x): return x**2 🦙"
     assert opened.tokenizer.encode(text)[:6] == [19556, 28, 905, 17, 216, 34]

@@ -7,6 +7,7 @@ at a time while the model is filled.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,8 +64,8 @@ def _config(metadata: Mapping[str, Any], found: Mapping[str, Stored], tied: bool
     kind, parts = metadata.get("general.type", "model"), metadata.get("split.count", 1)
     if kind != "model" or not isinstance(parts, int) or parts > 1:
         raise DaybreakError(
-            f"this is no whole model, but of type {kind!r} in {parts} parts (general.type, split.count); give "
-            "one that is"
+            f"this is no whole model, but of type {kind!r} in {parts} parts (general.type, split.count); "
+            "give one that is"
         )
     start = architecture + "."
     own = {key.removeprefix(start): value for key, value in metadata.items() if key.startswith(start)}
@@ -73,7 +74,7 @@ def _config(metadata: Mapping[str, Any], found: Mapping[str, Stored], tied: bool
 
 
 def _open(file: Path) -> GGUFReader:
-    from gguf import GGUFReader
+    from gguf import GGUFReader, GGUFValueType
 
     class Careful(GGUFReader):
         """Never reads past the end, where the library would see nothing and go on."""
@@ -85,6 +86,22 @@ def _open(file: Path) -> GGUFReader:
             # A slice of np.memmap takes three times as long.
             self.data = self.data.view(np.ndarray)  # type: ignore[assignment]
             return super()._get(offset, dtype, count, override_order)
+
+        def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
+            """Lists of texts, which are long, in one pass; all else as the library does it."""
+            start = int(orig_offs)
+            if raw_type != GGUFValueType.ARRAY or self._get(start, np.uint32)[0] != GGUFValueType.STRING:
+                return super()._get_field_parts(orig_offs, raw_type)
+            head = [self._get(start, np.uint32), self._get(start + 4, np.uint64)]
+            texts, at = [], start + 12
+            for _ in range(int(head[1][0])):
+                length = int.from_bytes(self.data[at : at + 8].tobytes(), sys.byteorder)
+                at += 8 + length
+                if at > len(self.data):
+                    raise ValueError(f"it ends at byte {len(self.data)}, its contents at byte {at}")
+                texts.append(self.data[at - length : at])
+            types = [GGUFValueType.ARRAY, GGUFValueType.STRING][: 1 + bool(texts)]
+            return at - start, [*head, *texts], list(range(2, 2 + len(texts))), types
 
     try:
         reader = Careful(file)
