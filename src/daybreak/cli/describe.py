@@ -42,7 +42,12 @@ def _sources(told: dict[str, Any]) -> list[list[str]]:
     family = told["family"]
     rows = [["story", family["story"]], ["paper", family["paper"]]]
     if told["kind"] == "model":
-        rows.append(["repository", told["hub"] or "none: the weights were never published"])
+        rows.append(
+            [
+                "repository",
+                told["hub"] or ("none" if told["note"] else "none: the weights were never published"),
+            ]
+        )
         rows += [["note", told["note"]]] if told["note"] else []
     tokens = ", ".join(
         f"{key.removesuffix('_token_id')} {number}" for key, number in told["special_tokens"].items()
