@@ -238,3 +238,15 @@ def test_a_layout_of_ones_own_is_not_continued_from_a_cache() -> None:
     reading = Reading.laid_out(tokens, lay_out(tokens, None, blanks()))
     with pytest.raises(DaybreakError, match="laid out by hand"):
         model(reading, Cache(model.architecture, 1))
+
+
+@torch.no_grad()
+def test_the_tables_are_used_to_their_last_row() -> None:
+    """Both have a row more than the context of 32."""
+    model = decoder(0)
+    context = [7] * 32 + [MASK]
+    assert model.logits(torch.tensor([[*context, START]])).isfinite().all()
+    assert model.logits(torch.tensor([[MASK, START, *[8] * 31]])).isfinite().all()
+    for text in ([7, *context, START], [MASK, START, *[8] * 32]):
+        with pytest.raises(DaybreakError, match="position table ends"):
+            model.logits(torch.tensor([text]))

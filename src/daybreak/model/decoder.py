@@ -175,7 +175,8 @@ class Decoder(nn.Module):
             return  # the common case, without asking the device
         longest = int(reading.positions.max()) + 1
         if reading.blocks is not None:
-            longest = max(longest, int(reading.blocks.max()))
+            # Both tables have a row more than the context, and places within a piece count from 1.
+            longest = max(longest - 1, int(reading.blocks.max()))
         if longest > context:
             raise DaybreakError(
                 f"the text has {longest} tokens, but the model's position table ends at "
