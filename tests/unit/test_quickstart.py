@@ -212,3 +212,16 @@ def test_wrong_settings_are_named(
     assert run(["quickstart", *words, "--out", str(tmp_path / "run")]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_what_was_learned_is_kept_where_scoring_fails(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*given: object) -> float:
+        raise ValueError("no score")
+
+    monkeypatch.setattr("daybreak.train.quickstart.bits_per_byte", fail)
+    assert quickstart(source, tmp_path / "run") == 2
+    assert "run-unscored: no score" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert daybreak.load(tmp_path / "run-unscored").tokenizer is not None

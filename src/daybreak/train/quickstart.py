@@ -7,6 +7,7 @@ import itertools
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import torch
 
 from daybreak.data.compression import xz
 from daybreak.data.windows import scoring_windows, training_windows
+from daybreak.errors import DaybreakError
+from daybreak.language_model import LanguageModel
 from daybreak.objectives.batch import Batch, loss
 from daybreak.train import run_folder, sample, task
 from daybreak.train.compiled import compiled
@@ -74,16 +77,28 @@ def quickstart(settings: Settings, target: Path, watch: Watch, clock: Clock, for
             if stop.asked:
                 compressing.cancel()
             else:
-                run.score()
-                run.sample()
-                if settings.infilling:
-                    run.infill()
+                with _kept(run.model, target):
+                    run.score()
+                    run.sample()
+                    if settings.infilling:
+                        run.infill()
                 with clock.phase("compressing"):
                     compressing.result()
         run.save()
         report = run.report(target)
         run_folder.write_json(folder / run_folder.RESULT, report.to_dict())
     return report
+
+
+@contextmanager
+def _kept(model: LanguageModel, target: Path) -> Iterator[None]:
+    """What was learned is not lost where scoring fails: the model goes to a folder beside the target."""
+    try:
+        yield
+    except Exception as error:
+        beside = target.with_name(f"{target.name}-unscored")
+        model.save(beside)
+        raise DaybreakError(f"scoring failed, but the trained model is in {beside}: {error}") from error
 
 
 class _Run:
