@@ -69,7 +69,8 @@ def chat(
 
     `settings` are fields of `Sampling` and go before generation_config.json's, and these before the
     family's, which count where that file does not say how to sample; with `sampling` or `defaults=False`
-    neither counts. Raises `DaybreakError` for messages that are none, and for those that the checkpoint's own template refuses.
+    neither counts. Raises `DaybreakError` for messages that are none, and for those that the checkpoint's
+    own template refuses.
     """
     chosen = settings_of(model, sampling, settings, defaults)
     return Answer(stream(model, prompt(model, messages), chosen))
