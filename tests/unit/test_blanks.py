@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from daybreak.architecture import Architecture, Blanks, Learned, Positions, Rotary
 from daybreak.compare.reference import redraw
@@ -17,6 +16,7 @@ from daybreak.model.blanks import lay_out
 from daybreak.model.cache import Cache
 from daybreak.model.decoder import Decoder
 from daybreak.model.reading import Reading
+from tests.unit.test_reading import close, read
 
 START, END, MASK, SENTENCE, REST = 1, 2, 3, 4, 5
 FEW = settings(max_examples=40, deadline=None)
@@ -122,14 +122,6 @@ def decoder(kind: int) -> Decoder:
     model = Decoder(shape).eval()
     redraw(model, seed=kind)
     return model
-
-
-def read(model: Decoder, text: list[int]) -> Tensor:
-    return model.logits(torch.tensor([text]))[0]
-
-
-def close(a: Tensor, b: Tensor) -> None:
-    assert float((a - b).abs().max()) <= 1e-5 * float(b.abs().max())
 
 
 kinds = st.integers(0, len(KINDS) - 1)

@@ -14,7 +14,8 @@ from daybreak.families import shards
 from daybreak.families.chat import Chat
 from daybreak.families.family import Family, Initialisation, ShardRelease, Size
 from daybreak.families.keys import Keys, hf_activation
-from daybreak.rules import COLUMNS, PER_HEAD, ROWS, Rule, fused, linear, norm
+from daybreak.families.marks import at_the_end
+from daybreak.rules import PER_HEAD, ROWS, Rule, fused, linear, norm
 
 BLANKS = Blanks(start=130004, end=130005, mask=130000, rest=130001, sentence=130002)
 FIRST_BLANKS = Blanks(start=150004, end=150005, mask=150000, rest=150001, sentence=150002, runs_on=True)
@@ -130,18 +131,7 @@ RULES = (
     Rule("lm_head.weight", "head.weight", also=("mixins.chatglm-final.lm_head.weight",)),
 )
 
-LAYER = "layers.{i}."
-CUTS = {
-    "word_embeddings.weight": ROWS,
-    f"{LAYER}attention.query_key_value.weight": ROWS,
-    f"{LAYER}attention.query_key_value.bias": ROWS,
-    f"{LAYER}attention.dense.weight": COLUMNS,
-    f"{LAYER}mlp.dense_h_to_4h.weight": ROWS,
-    f"{LAYER}mlp.dense_h_to_4h.bias": ROWS,
-    f"{LAYER}mlp.dense_4h_to_h.weight": COLUMNS,
-    "lm_head.weight": ROWS,
-}
-"""Norms, and the biases of the two maps that are cut along their inputs, are whole in every shard."""
+CUTS = {**shards.cuts(up=ROWS), "lm_head.weight": ROWS}
 
 
 def recognises(shapes: shards.Shapes) -> bool:
@@ -174,12 +164,11 @@ def follows(fields: Mapping[str, Any]) -> dict[str, Any]:
     """DeepNorm's alpha (2N)^1/2, both halves of the head turned, and in another vocabulary the last ids as
     marks.
     """
-    vocabulary, last = fields["vocabulary"], fields["vocabulary"] - 1
-    own = Blanks(start=last, end=last - 1, sentence=last - 2, rest=last - 3, mask=last - 4)
+    vocabulary = fields["vocabulary"]
     return {
         "residual_scale": math.sqrt(2 * fields["layers"]),
         "positions": _rotary(fields["width"] // fields["heads"], two_rows=True, half_frequencies=True),
-        "blanks": {130528: BLANKS, 150528: FIRST_BLANKS}.get(vocabulary, own),
+        "blanks": {130528: BLANKS, 150528: FIRST_BLANKS}.get(vocabulary, at_the_end(vocabulary)),
     }
 
 

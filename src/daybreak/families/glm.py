@@ -13,7 +13,8 @@ from daybreak.errors import DaybreakError
 from daybreak.families import shards
 from daybreak.families.family import Family, Initialisation, ShardRelease, Size
 from daybreak.families.keys import Keys, hf_activation
-from daybreak.rules import COLUMNS, ROWS, THIRDS, THIRDS_OF_ROWS, Rule, fused, linear, norm
+from daybreak.families.marks import at_the_end
+from daybreak.rules import THIRDS, THIRDS_OF_ROWS, Rule, fused, linear, norm
 
 # Scores are float32 here in any case, so the scaling that keeps them within float16 changes nothing.
 HARMLESS = (
@@ -56,9 +57,9 @@ def read(config: Mapping[str, Any]) -> Architecture:
     keys.only("relative_encoding", False)
     keys.only("block_position_encoding", True)
     keys.only("spell_length")
-    width = keys.need("hidden_size")
+    width, vocabulary = keys.need("hidden_size"), keys.need("vocab_size")
     architecture = Architecture(
-        vocabulary=keys.need("vocab_size"),
+        vocabulary=vocabulary,
         context=keys.need("max_sequence_length"),
         layers=keys.need("num_layers"),
         width=width,
@@ -68,7 +69,7 @@ def read(config: Mapping[str, Any]) -> Architecture:
         norm_eps=keys.get("layernorm_epsilon", 1e-5),
         # The hub's code computes the exact gelu, the original repository's the one with tanh.
         activation=keys.activation("hidden_act", "gelu"),
-        blanks=_blanks(keys, keys.need("vocab_size")),
+        blanks=_blanks(keys, vocabulary),
     )
     keys.finish(HARMLESS)
     return architecture
@@ -125,19 +126,8 @@ RULES = (
     *norm("transformer.final_layernorm", "final_norm"),
 )
 
-LAYER = "layers.{i}."
-CUTS = {
-    "word_embeddings.weight": ROWS,
-    f"{LAYER}attention.query_key_value.weight": THIRDS_OF_ROWS,
-    f"{LAYER}attention.query_key_value.bias": THIRDS_OF_ROWS,
-    f"{LAYER}attention.dense.weight": COLUMNS,
-    f"{LAYER}mlp.dense_h_to_4h.weight": ROWS,
-    f"{LAYER}mlp.dense_h_to_4h.bias": ROWS,
-    f"{LAYER}mlp.dense_4h_to_h.weight": COLUMNS,
-}
-"""Norms, tables of positions, and the biases of the two maps that are cut along their inputs, are whole in
-every shard.
-"""
+CUTS = shards.cuts(queries=THIRDS_OF_ROWS)
+"""Tables of positions are whole, too."""
 
 
 def recognises(shapes: shards.Shapes) -> bool:
@@ -168,9 +158,7 @@ def initialisation(architecture: Architecture) -> Initialisation:
 def follows(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The marks' ids by the published vocabularies; in another vocabulary its last ones."""
     vocabulary = fields["vocabulary"]
-    last = vocabulary - 1
-    own = Blanks(start=last, end=last - 1, sentence=last - 2, rest=last - 3, mask=last - 4)
-    return {"blanks": BY_VOCABULARY.get(vocabulary, own)}
+    return {"blanks": BY_VOCABULARY.get(vocabulary, at_the_end(vocabulary))}
 
 
 def _size(layers: int, width: int, heads: int, vocabulary: int, context: int, parameters: int) -> Any:

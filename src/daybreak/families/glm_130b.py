@@ -13,8 +13,10 @@ from daybreak.errors import DaybreakError
 from daybreak.families import shards
 from daybreak.families.family import Family, Initialisation, ShardRelease, Size
 from daybreak.families.keys import Keys, hf_activation
-from daybreak.rules import COLUMNS, HALVED_ROWS, HALVES, PER_HEAD, ROWS, Rule, fused, linear, norm
+from daybreak.families.marks import at_the_end
+from daybreak.rules import HALVED_ROWS, HALVES, PER_HEAD, Rule, fused, linear, norm
 
+BLANKS = Blanks(start=150004, end=150005, mask=150000, rest=150001, sentence=150002, runs_on=True)
 BASE = Architecture(
     vocabulary=150528,
     context=2048,
@@ -27,7 +29,7 @@ BASE = Architecture(
     residual_scale=math.sqrt(2 * 70),
     activation="gelu",
     gated=True,
-    blanks=Blanks(start=150004, end=150005, mask=150000, rest=150001, sentence=150002, runs_on=True),
+    blanks=BLANKS,
 )
 
 
@@ -37,8 +39,6 @@ def read(config: Mapping[str, Any]) -> Architecture:
     keys.only("position_encoding_2d", False)
     keys.only("no_glu", False)
     width, heads, layers = keys.need("hidden_size"), keys.need("num_attention_heads"), keys.need("num_layers")
-    default = BASE.blanks
-    assert default is not None
     architecture = Architecture(
         vocabulary=keys.need("vocab_size"),
         context=keys.get("max_sequence_length", 2048),
@@ -53,11 +53,11 @@ def read(config: Mapping[str, Any]) -> Architecture:
         activation=keys.activation("hidden_act", "gelu"),
         gated=True,
         blanks=Blanks(
-            start=keys.get("bos_token_id", default.start),
-            end=keys.get("eop_token_id", default.end),
-            mask=keys.get("mask_token_id", default.mask),
-            rest=keys.get("gmask_token_id", default.rest),
-            sentence=keys.get("smask_token_id", default.sentence),
+            start=keys.get("bos_token_id", BLANKS.start),
+            end=keys.get("eop_token_id", BLANKS.end),
+            mask=keys.get("mask_token_id", BLANKS.mask),
+            rest=keys.get("gmask_token_id", BLANKS.rest),
+            sentence=keys.get("smask_token_id", BLANKS.sentence),
             runs_on=True,
         ),
     )
@@ -105,17 +105,7 @@ RULES = (
 )
 
 
-LAYER = "layers.{i}."
-CUTS = {
-    "word_embeddings.weight": ROWS,
-    f"{LAYER}attention.query_key_value.weight": ROWS,
-    f"{LAYER}attention.query_key_value.bias": ROWS,
-    f"{LAYER}attention.dense.weight": COLUMNS,
-    f"{LAYER}mlp.dense_h_to_4h.weight": HALVED_ROWS,
-    f"{LAYER}mlp.dense_h_to_4h.bias": HALVED_ROWS,
-    f"{LAYER}mlp.dense_4h_to_h.weight": COLUMNS,
-}
-"""Norms, and the biases of the two maps that are cut along their inputs, are whole in every shard."""
+CUTS = shards.cuts(up=HALVED_ROWS)
 
 
 def recognises(shapes: shards.Shapes) -> bool:
@@ -153,14 +143,12 @@ def initialisation(architecture: Architecture) -> Initialisation:
 
 def follows(fields: Mapping[str, Any]) -> dict[str, Any]:
     """DeepNorm's alpha (2N)^1/2, the whole head turned, and in a smaller vocabulary the last ids as marks."""
-    last, blanks = fields["vocabulary"] - 1, BASE.blanks
-    if last < 150005:
-        marks = dict(mask=last - 4, rest=last - 3, sentence=last - 2, end=last - 1, start=last)
-        blanks = Blanks(**marks, runs_on=True)
+    vocabulary = fields["vocabulary"]
+    fits = vocabulary > max(BLANKS.start, BLANKS.end)
     return {
         "residual_scale": math.sqrt(2 * fields["layers"]),
         "positions": Rotary(fields["width"] // fields["heads"], "halves"),
-        "blanks": blanks,
+        "blanks": BLANKS if fits else at_the_end(vocabulary, runs_on=True),
     }
 
 

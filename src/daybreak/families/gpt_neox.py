@@ -11,7 +11,7 @@ from typing import Any
 from daybreak.architecture import Architecture, Rotary
 from daybreak.errors import DaybreakError
 from daybreak.families.family import Family, Initialisation, sizes
-from daybreak.families.keys import Keys, hf_activation
+from daybreak.families.keys import Keys, hf_activation, refuse_scaled_rotary
 from daybreak.rules import PER_HEAD, Rule, fused, linear, norm
 
 HARMLESS = "hidden_dropout hidden_dropout_prob classifier_dropout"
@@ -32,15 +32,10 @@ BASE = Architecture(
 def _rotary(keys: Keys, head_width: int) -> Rotary:
     """Old files spell rotary_pct and rotary_emb_base; newer ones hold both in rope_parameters."""
     parameters = Keys(keys.get("rope_parameters", {}), "GPT-NeoX")
-    kind = parameters.get("rope_type", "default", "type")
     older_fraction, older_base = keys.get("rotary_pct", 0.25), keys.get("rotary_emb_base", 10000.0)
     fraction = parameters.get("partial_rotary_factor", float(older_fraction))
     base = parameters.get("rope_theta", float(older_base))
-    if kind != "default" or parameters.unread():
-        raise DaybreakError(
-            f"config.json sets rope_parameters of type {kind!r} {parameters.unread() or ''}: scaled rotary "
-            "positions are not supported; the weights would load and compute something else"
-        )
+    refuse_scaled_rotary(parameters)
     # Several spellings in one file must agree; alone, the reference would not read the second ones.
     for name in ("rotary_pct", "partial_rotary_factor"):
         keys.only(name, fraction)

@@ -153,6 +153,16 @@ class Keys:
         return {key: value for key, value in self._config.items() if key not in self._read}
 
 
+def refuse_scaled_rotary(parameters: Keys) -> None:
+    """What is left of rope_parameters when the family has read its own: only plain positions are known."""
+    kind = parameters.get("rope_type", "default", "type")
+    if kind != "default" or parameters.unread():
+        raise DaybreakError(
+            f"config.json sets rope_parameters of type {kind!r} {parameters.unread() or ''}: scaled rotary "
+            "positions are not supported; the weights would load and compute something else"
+        )
+
+
 def _is_set(value: object) -> bool:
     return value not in (None, False, {}, [])
 

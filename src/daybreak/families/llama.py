@@ -10,7 +10,7 @@ from typing import Any
 from daybreak.architecture import Architecture, Rotary
 from daybreak.errors import DaybreakError
 from daybreak.families.family import Family, Initialisation, Size
-from daybreak.families.keys import Keys, hf_activation
+from daybreak.families.keys import Keys, hf_activation, refuse_scaled_rotary
 from daybreak.rules import Rule, linear, norm
 
 HARMLESS = "pretraining_tp is_llama_config rope_interleaved"
@@ -34,15 +34,10 @@ BASE = Architecture(
 def _rotary(keys: Keys, head_width: int) -> Rotary:
     """Old files spell rope_theta, newer ones hold it in rope_parameters; the scaled kinds are refused."""
     parameters = Keys(keys.get("rope_parameters", {}), "Llama")
-    kind = parameters.get("rope_type", "default", "type")
     base = parameters.get("rope_theta", float(keys.get("rope_theta", 10000.0)))
     keys.only("rope_theta", base)
     keys.only("rope_scaling", {"rope_type": "default"})
-    if kind != "default" or parameters.unread():
-        raise DaybreakError(
-            f"config.json sets rope_parameters of type {kind!r} {parameters.unread() or ''}: scaled rotary "
-            "positions are not supported; the weights would load and compute something else"
-        )
+    refuse_scaled_rotary(parameters)
     return Rotary(head_width, "halves", float(base))
 
 

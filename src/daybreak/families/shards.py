@@ -7,9 +7,27 @@ from collections.abc import Mapping
 from typing import Any
 
 from daybreak.errors import DaybreakError
-from daybreak.rules import Shape
+from daybreak.rules import COLUMNS, ROWS, Cut, Shape
 
 Shapes = Mapping[str, Shape]
+
+
+def cuts(queries: Cut = ROWS, up: Cut = ROWS) -> dict[str, Cut]:
+    """How tensor-parallel training cuts a block: its first maps along their outputs, its last ones along
+    their inputs. `queries` is the cut of queries, keys and values together, `up` of the MLP's first map.
+
+    Norms, and the biases of the maps that are cut along their inputs, are whole in every shard.
+    """
+    attention, mlp = "layers.{i}.attention", "layers.{i}.mlp"
+    return {
+        "word_embeddings.weight": ROWS,
+        f"{attention}.query_key_value.weight": queries,
+        f"{attention}.query_key_value.bias": queries,
+        f"{attention}.dense.weight": COLUMNS,
+        f"{mlp}.dense_h_to_4h.weight": up,
+        f"{mlp}.dense_h_to_4h.bias": up,
+        f"{mlp}.dense_4h_to_h.weight": COLUMNS,
+    }
 
 
 def layers(shapes: Shapes) -> int:

@@ -1,4 +1,5 @@
-"""Where the tokens of a text with blanks stand: what GLM's paper shows in its figure 2, read off the tokens.
+"""Where the tokens of a text with blanks stand: what figure 2 of the paper on blank infilling
+(arXiv 2103.10360) shows, read off the tokens.
 
 Each text is a context, in which mask tokens stand for blanks, and then pieces that fill them, each opened by
 the start token.

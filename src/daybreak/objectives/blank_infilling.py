@@ -1,5 +1,5 @@
 """Blank infilling: parts of a text are blanked out, the rest is read in both directions, and the parts are
-predicted from left to right, in random order (GLM, arXiv 2103.10360, section 2.1)."""
+predicted from left to right, in random order (arXiv 2103.10360, section 2.1)."""
 
 from __future__ import annotations
 
@@ -62,15 +62,15 @@ class Mixture:
 
 
 SPANS = Mixture()
-"""GLM-Base and GLM-Large (section 3.1)."""
+"""The paper's base and large models (section 3.1)."""
 SPANS_AND_SENTENCES = Mixture(spans=0.5, sentences=0.5)
-"""GLM-Sent (section 3.2)."""
+"""The paper's variant for sentences (section 3.2)."""
 SPANS_AND_DOCUMENTS = Mixture(spans=0.5, rest=0.5, shortest_rest=0.5)
-"""GLM-Doc (section 3.2)."""
+"""The paper's variant for documents (section 3.2)."""
 ALL_THREE = Mixture(spans=0.5, sentences=0.3, rest=0.2, shortest_rest=0.25)
-"""GLM-10B (the configuration in its repository)."""
+"""Of the model of ten billion parameters (the configuration in its repository)."""
 PACKED_SPANS_AND_REST = Mixture(spans=0.3, rest=0.7, packed=4)
-"""GLM-130B (arXiv 2210.02414, section 2.2)."""
+"""arXiv 2210.02414, section 2.2."""
 
 
 @dataclass(frozen=True)
