@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from daybreak.cli.options import Defaults, Device, Dtype, Model, Revision, sampling_options
+from daybreak.cli.options import (
+    AsJson,
+    BatchSize,
+    Defaults,
+    Device,
+    Dtype,
+    Model,
+    Revision,
+    sampling_options,
+)
 from daybreak.cli.writing import entries, load, tell
 from daybreak.cli.writing import texts as read
 from daybreak.errors import DaybreakError
@@ -23,12 +32,10 @@ def generate(
     model: Model,
     prompts: Annotated[list[str], typer.Argument(help="What to continue; - reads standard input.")],
     settings: dict[str, Any],
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object per result and line.")
-    ] = False,
+    as_json: AsJson = False,
     lines: Annotated[bool, typer.Option(help="Every line of standard input is a prompt of its own.")] = False,
     defaults: Defaults = True,
-    batch_size: Annotated[int, typer.Option(help="Texts that are written together at most.")] = 32,
+    batch_size: BatchSize = 32,
     revision: Revision = None,
     dtype: Dtype = "float32",
     device: Device = "cpu",

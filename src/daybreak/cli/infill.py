@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from daybreak.cli.options import Defaults, Device, Dtype, Model, Revision, sampling_options
+from daybreak.cli.options import (
+    AsJson,
+    BatchSize,
+    Defaults,
+    Device,
+    Dtype,
+    Model,
+    Revision,
+    sampling_options,
+)
 from daybreak.cli.writing import entries, load, tell
 from daybreak.cli.writing import texts as read
 from daybreak.errors import DaybreakError
@@ -26,12 +35,10 @@ def infill(
     model: Model,
     texts: Annotated[list[str], typer.Argument(help="Texts with blanks; - reads standard input.")],
     settings: dict[str, Any],
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object per result and line.")
-    ] = False,
+    as_json: AsJson = False,
     lines: Annotated[bool, typer.Option(help="Every line of standard input is a text of its own.")] = False,
     defaults: Defaults = True,
-    batch_size: Annotated[int, typer.Option(help="Texts that are written together at most.")] = 32,
+    batch_size: BatchSize = 32,
     revision: Revision = None,
     dtype: Dtype = "float32",
     device: Device = "cpu",

@@ -38,6 +38,8 @@ _OPTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
 
 Model = Annotated[str, typer.Argument(help="A folder, a GGUF file, a repository of the hub, or a name.")]
 Defaults = Annotated[bool, typer.Option(help="Use the checkpoint's generation_config.json.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per result and line.")]
+BatchSize = Annotated[int, typer.Option(help="Texts that are written together at most.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto: as stored.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
