@@ -17,8 +17,8 @@ import numpy as np
 
 import daybreak
 from daybreak.data.standard_library import split, standard_library
-from daybreak.train.infilling import READ, RESAMPLED, Attempt, Share, attempts, deleted_lines, summary
-from daybreak.train.run_folder import RESULT
+from daybreak.quickstart.infilling import READ, RESAMPLED, Attempt, Share, attempts, deleted_lines, summary
+from daybreak.quickstart.run_folder import RESULT
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import ast
 import pytest
 
 from daybreak.data.standard_library import standard_library
-from daybreak.train.functions import complete, functions, parses, shuffled
+from daybreak.quickstart.functions import complete, functions, parses, shuffled
 
 SOURCE = '''\
 import os

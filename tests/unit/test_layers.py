@@ -29,6 +29,7 @@ LAYERS = [
     *("objectives", "engine", "data"),
     "language_model",
     "train",
+    "quickstart",
     "compare",
     "cli",
 ]
@@ -47,9 +48,10 @@ LIBRARIES = {
         "data",
         "language_model",
         "train",
+        "quickstart",
         "compare",
     ],
-    "numpy": ["checkpoint", "objectives", "data", "train"],
+    "numpy": ["checkpoint", "objectives", "data", "train", "quickstart"],
     "safetensors": ["checkpoint", "compare"],
     "gguf": ["checkpoint"],
     "tokenizers": ["text", "data"],
@@ -58,7 +60,7 @@ LIBRARIES = {
     "huggingface_hub": ["checkpoint"],
     "typer": ["cli"],
     "rich": ["cli"],
-    "matplotlib": ["train", "cli"],
+    "matplotlib": ["quickstart", "cli"],
     "transformers": ["compare/reference.py"],
     "sat": ["compare/sat.py"],
 }

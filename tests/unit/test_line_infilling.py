@@ -11,8 +11,8 @@ import daybreak
 from daybreak.architecture import Blanks
 from daybreak.data.standard_library import SourceFile
 from daybreak.language_model import LanguageModel
+from daybreak.quickstart.infilling import READ, Attempt, Deleted, attempts, deleted_lines, examples, summary
 from daybreak.text.train_tokenizer import train_tokenizer
-from daybreak.train.infilling import READ, Attempt, Deleted, attempts, deleted_lines, examples, summary
 
 CODE = [
     f"import os\nfrom sys import path\n\n\ndef name_{n}(self, value{n}):\n    if value{n}:\n"

@@ -14,7 +14,7 @@ import daybreak
 from daybreak import families
 from daybreak.cli.main import run
 from daybreak.data.standard_library import standard_library
-from daybreak.train.loop import Point
+from daybreak.quickstart.loop import Point
 
 SIZES = {"vocabulary": 300, "layers": 1, "width": 16, "heads": 2, "context": 256, "batch": 2, "samples": 8}
 SIZE_OPTIONS = [word for name, value in SIZES.items() for word in (f"--{name}", str(value))]
@@ -220,7 +220,7 @@ def test_what_was_learned_is_kept_where_scoring_fails(
     def fail(*given: object) -> float:
         raise ValueError("no score")
 
-    monkeypatch.setattr("daybreak.train.quickstart.bits_per_byte", fail)
+    monkeypatch.setattr("daybreak.quickstart.run.bits_per_byte", fail)
     assert quickstart(source, tmp_path / "run") == 2
     assert "run-unscored: no score" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

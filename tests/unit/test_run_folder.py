@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from daybreak.errors import DaybreakError
-from daybreak.train.run_folder import METRICS, RESULT, append_metrics, check_target, new_folder
+from daybreak.quickstart.run_folder import METRICS, RESULT, append_metrics, check_target, new_folder
 
 
 def fill(target: Path, text: str) -> None:

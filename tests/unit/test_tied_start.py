@@ -12,8 +12,8 @@ from daybreak.model.decoder import Decoder
 from daybreak.objectives.batch import Batch, loss, token_losses
 from daybreak.objectives.blank_infilling import BlankInfilling, Mixture
 from daybreak.objectives.causal import Causal
-from daybreak.train.start import start
-from daybreak.train.tied_start import TiedTables, count_targets, fit_tied, has_place
+from daybreak.quickstart.start import start
+from daybreak.quickstart.tied_start import TiedTables, count_targets, fit_tied, has_place
 
 VOCABULARY, LENGTH, WIDTH = 60, 64, 192
 BLANKS = Blanks(start=59, end=58, sentence=57, rest=56, mask=55)

@@ -22,14 +22,15 @@ from daybreak.errors import DaybreakError
 from daybreak.model.decoder import Decoder
 from daybreak.objectives.batch import UNSCORED, Batch, loss, token_losses
 from daybreak.objectives.causal import Causal
+from daybreak.quickstart.loop import Point, train
+from daybreak.quickstart.optimizers import Rates, optimizers, set_rates
+from daybreak.quickstart.pairs import count_pairs, fit_pairs
+from daybreak.quickstart.schedule import Seconds, Steps, linear
+from daybreak.quickstart.score import bits_per_byte
+from daybreak.quickstart.start import start, tables
 from daybreak.train import compiled as compiling
 from daybreak.train.compiled import compiled
-from daybreak.train.loop import Point, faster_dtype, in_dtype, train
-from daybreak.train.optimizers import Rates, optimizers, set_rates
-from daybreak.train.pairs import count_pairs, fit_pairs
-from daybreak.train.schedule import Seconds, Steps, linear
-from daybreak.train.score import bits_per_byte
-from daybreak.train.start import start, tables
+from daybreak.train.precision import faster_dtype, in_dtype
 from daybreak.train.stop import Stop, stop_on_signals
 
 VOCABULARY, WIDTH, CONTEXT = 60, 24, 16
@@ -350,7 +351,7 @@ def test_other_designs_start_as_far_as_they_have_a_place(family: str) -> None:
 
 @pytest.mark.parametrize(("context", "stride"), [(16, 8), (16, 16), (7, 3), (1, 1)])
 def test_bits_per_byte_is_the_slow_sum(context: int, stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("daybreak.train.score.ROOM", 3 * context)
+    monkeypatch.setattr("daybreak.quickstart.score.ROOM", 3 * context)
     model = decoder()
     torch.nn.init.normal_(model.head.weight)
     texts = [np.random.default_rng(n).integers(0, VOCABULARY, n).astype(np.int32) for n in (1, 2, 17, 33)]

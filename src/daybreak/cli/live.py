@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from daybreak.train.loop import Point
+    from daybreak.quickstart.loop import Point
 
 
 class Live:

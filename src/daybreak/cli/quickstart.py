@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from daybreak.engine.explain import field_docs
-from daybreak.train.run_folder import check_target
-from daybreak.train.settings import Settings
+from daybreak.quickstart.run_folder import check_target
+from daybreak.quickstart.settings import Settings
 
 if TYPE_CHECKING:
-    from daybreak.train.report import Report
+    from daybreak.quickstart.report import Report
 
 INTERRUPTED = 130
 _HELP = field_docs(Settings)
@@ -55,8 +55,8 @@ def quickstart(
     check_target(out, force)
     began = time.perf_counter()
     from daybreak.cli.live import Live
-    from daybreak.train.quickstart import quickstart as run
-    from daybreak.train.report import Clock
+    from daybreak.quickstart.report import Clock
+    from daybreak.quickstart.run import quickstart as run
 
     with Live() as live:
         report = run(settings, out, live, Clock(live, began), force)
@@ -66,7 +66,7 @@ def quickstart(
 
 def _print(report: Report, as_json: bool) -> None:
     from daybreak.cli.plain import print_json
-    from daybreak.train.words import lines
+    from daybreak.quickstart.words import lines
 
     if as_json:
         print_json(report.to_dict())

@@ -13,7 +13,7 @@ import torch
 
 from daybreak.model.decoder import Decoder
 from daybreak.objectives.batch import Batch
-from daybreak.train.loop import Loss
+from daybreak.train.precision import Loss
 
 
 @dataclass(frozen=True)

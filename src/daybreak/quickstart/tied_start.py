@@ -1,8 +1,8 @@
 """Where training starts for designs with blanks, a tied head and trained vectors for positions.
 
-The same that `daybreak.train.start` writes down for others, in the places that this design has: the first
-MLP leads from a token to those that follow it, position vectors are waves by which heads of the first block
-look one place back, and heads of the second block copy what followed the last time.
+The same that `daybreak.quickstart.start` writes down for others, in the places that this design has: the
+first MLP leads from a token to those that follow it, position vectors are waves by which heads of the first
+block look one place back, and heads of the second block copy what followed the last time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from daybreak.architecture import Architecture, Learned
 from daybreak.model.attention import Attention
 from daybreak.model.decoder import Decoder
 from daybreak.objectives.batch import UNSCORED, Batch
-from daybreak.train.pairs import ITERATIONS, SCALE, fit_pairs
+from daybreak.quickstart.pairs import ITERATIONS, SCALE, fit_pairs
 
 SIGNATURE = 24
 """Components that tell tokens apart where they are compared, for each of two kinds of predecessor."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from daybreak.train.loop import Point
+from daybreak.quickstart.loop import Point
 
 SPAN = 0.05
 """The smooth line is the mean over this share of the run."""

@@ -14,7 +14,7 @@ from daybreak.objectives.batch import Objective
 from daybreak.objectives.blank_infilling import SPANS, BlankInfilling, Mixture
 from daybreak.objectives.causal import Causal
 from daybreak.objectives.sentences import Lines
-from daybreak.train.settings import Settings
+from daybreak.quickstart.settings import Settings
 
 MIXTURE = Mixture(spans=0.1, sentences=0.5, rest=0.4, least=0.15, most=0.5, shortest_rest=0.5)
 """Of the kinds of blanks; what was tried is in the decision records."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from daybreak import families
-from daybreak.train.infilling import READ, Infilled
-from daybreak.train.report import Report
-from daybreak.train.sample import Completion, Parsed
+from daybreak.quickstart.infilling import READ, Infilled
+from daybreak.quickstart.report import Report
+from daybreak.quickstart.sample import Completion, Parsed
 
 
 def lines(report: Report) -> Iterator[str]:

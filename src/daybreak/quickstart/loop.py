@@ -7,18 +7,16 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from daybreak.errors import DaybreakError
 from daybreak.model.decoder import Decoder
 from daybreak.objectives.batch import Batch
-from daybreak.train.optimizers import Rates, optimizers, set_rates
-from daybreak.train.schedule import Budget, linear
+from daybreak.quickstart.optimizers import Rates, optimizers, set_rates
+from daybreak.quickstart.schedule import Budget, linear
+from daybreak.train.precision import Loss
 from daybreak.train.stop import Stop
 
-Loss = Callable[[Decoder, Batch], Tensor]
-"""A mean in nats per predicted token."""
 REPORT_EVERY = 10
 """Steps."""
 
@@ -90,38 +88,6 @@ def train(
 def every(steps: int, step: int) -> bool:
     """Is it time for what happens every so many steps?"""
     return step % steps == 0
-
-
-def faster_dtype() -> torch.dtype:
-    """In which this machine multiplies matrices of a training step's size faster: bfloat16 or float32.
-
-    bfloat16 is twice as fast on processors that have it, and slower on others.
-    """
-    times = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        matrix = torch.ones(1024, 1024, dtype=dtype)
-        tries = []
-        for _ in range(4):  # the first prepares the kernel
-            began = time.perf_counter()
-            _ = matrix @ matrix
-            tries.append(time.perf_counter() - began)
-        times[dtype] = min(tries)
-    return min(times, key=lambda dtype: times[dtype])
-
-
-def products(dtype: torch.dtype) -> torch.autocast:
-    """Within, matrix products are of this dtype; weights, norms and the loss stay float32."""
-    return torch.autocast("cpu", dtype, enabled=dtype != torch.float32)
-
-
-def in_dtype(loss_of: Loss, dtype: torch.dtype) -> Loss:
-    """The same loss with its matrix products in `dtype`."""
-
-    def computed(decoder: Decoder, batch: Batch) -> Tensor:
-        with products(dtype):
-            return loss_of(decoder, batch)
-
-    return computed
 
 
 def _finite(loss: Tensor, step: int) -> float:

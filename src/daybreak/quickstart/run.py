@@ -18,22 +18,23 @@ from daybreak.data.windows import scoring_windows, training_windows
 from daybreak.errors import DaybreakError
 from daybreak.language_model import LanguageModel
 from daybreak.objectives.batch import Batch, loss
-from daybreak.train import run_folder, sample, task
+from daybreak.quickstart import run_folder, sample, task
+from daybreak.quickstart.functions import shuffled
+from daybreak.quickstart.infilling import attempts, deleted_lines, examples, summary
+from daybreak.quickstart.loop import Point, train
+from daybreak.quickstart.optimizers import Rates
+from daybreak.quickstart.pairs import Tables, count_pairs
+from daybreak.quickstart.picture import loss_curve
+from daybreak.quickstart.report import Clock, Report, Watch
+from daybreak.quickstart.schedule import Budget, Seconds, Steps
+from daybreak.quickstart.score import bits_per_byte
+from daybreak.quickstart.settings import Settings
+from daybreak.quickstart.start import start, tables
+from daybreak.quickstart.text import Text, read_text
+from daybreak.quickstart.tied_start import TiedTables, count_targets, fit_tied, has_place
 from daybreak.train.compiled import compiled
-from daybreak.train.functions import shuffled
-from daybreak.train.infilling import attempts, deleted_lines, examples, summary
-from daybreak.train.loop import Loss, Point, faster_dtype, in_dtype, products, train
-from daybreak.train.optimizers import Rates
-from daybreak.train.pairs import Tables, count_pairs
-from daybreak.train.picture import loss_curve
-from daybreak.train.report import Clock, Report, Watch
-from daybreak.train.schedule import Budget, Seconds, Steps
-from daybreak.train.score import bits_per_byte
-from daybreak.train.settings import Settings
-from daybreak.train.start import start, tables
+from daybreak.train.precision import Loss, faster_dtype, in_dtype, products
 from daybreak.train.stop import Stop, stop_on_signals
-from daybreak.train.text import Text, read_text
-from daybreak.train.tied_start import TiedTables, count_targets, fit_tied, has_place
 
 RATES = Rates()
 COMPLETIONS = 3

@@ -18,8 +18,8 @@ from daybreak.architecture import Rotary
 from daybreak.data.windows import Ids
 from daybreak.model.attention import Attention
 from daybreak.model.decoder import Decoder
-from daybreak.train.pairs import SCALE, Tables, count_pairs, fit_pairs
-from daybreak.train.tied_start import TiedTables, start_tied
+from daybreak.quickstart.pairs import SCALE, Tables, count_pairs, fit_pairs
+from daybreak.quickstart.tied_start import TiedTables, start_tied
 
 LOOKING_BACK = 2
 """Heads of the first block that start out looking one, two, ... tokens back."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import islice
 
 from daybreak.language_model import LanguageModel
+from daybreak.quickstart.functions import Function, complete, parses
 from daybreak.text.tokenizer import Tokenizer
-from daybreak.train.functions import Function, complete, parses
 
 ROOM = 128
 """New tokens per function."""

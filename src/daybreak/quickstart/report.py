@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from daybreak.data.compression import Compressed
-from daybreak.train.infilling import Example, Infilled
-from daybreak.train.loop import Point
-from daybreak.train.sample import Completion, Parsed
-from daybreak.train.settings import Settings
+from daybreak.quickstart.infilling import Example, Infilled
+from daybreak.quickstart.loop import Point
+from daybreak.quickstart.sample import Completion, Parsed
+from daybreak.quickstart.settings import Settings
 
 
 @dataclass(frozen=True)
