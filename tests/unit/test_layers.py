@@ -22,7 +22,7 @@ FILES = sorted(path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.p
 
 # A room imports only rooms on lines above its own, and those before it on its line.
 LAYERS = [
-    *("errors", "architecture", "rules", "parameters"),
+    *("errors", "field_docs", "settings", "architecture", "rules", "parameters"),
     "families",
     "model",
     *("text", "checkpoint"),
@@ -61,6 +61,8 @@ LIBRARIES = {
     "typer": ["cli"],
     "rich": ["cli"],
     "matplotlib": ["quickstart", "cli"],
+    "yaml": ["settings"],
+    "pydantic": ["settings"],
     "transformers": ["compare/reference.py"],
     "sat": ["compare/sat.py"],
 }

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from daybreak.engine.explain import field_docs
 from daybreak.engine.settings import Sampling
+from daybreak.field_docs import field_docs
 
 _OPTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "max_new_tokens": (int | None, ()),

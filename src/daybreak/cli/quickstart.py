@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from daybreak.engine.explain import field_docs
+from daybreak.field_docs import field_docs
 from daybreak.quickstart.run_folder import check_target
 from daybreak.quickstart.settings import Settings
 
