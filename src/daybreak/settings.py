@@ -1,9 +1,9 @@
 """Settings: frozen dataclasses, read from YAML files and from words of the command line.
 
 A class of settings says with types what it takes, and with the sentence under each field what that is; the
-same sentence is its help, and the comment in the file that `to_yaml` writes. Fields may be classes of settings
-themselves. What does not fit is refused by name: an unknown key, a value of another type, a key that stands in
-a file twice.
+same sentence is its help, and the comment in the file that `to_yaml` writes. Fields may be classes of
+settings themselves. What does not fit is refused by name: an unknown key, a value of another type, a key that
+stands in a file twice.
 """
 
 from __future__ import annotations
@@ -107,11 +107,11 @@ class _NoTwins(yaml.SafeLoader):
 
 
 def _mapping(loader: _NoTwins, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
     twins = [key for number, key in enumerate(keys) if key in keys[:number]]
     if twins:
         raise yaml.YAMLError(f"the key {twins[0]!r} stands there twice")
-    return dict(loader.construct_pairs(node, deep=True))  # type: ignore[no-untyped-call]
+    return dict(loader.construct_pairs(node, deep=True))
 
 
 _NoTwins.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
