@@ -15,7 +15,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 import daybreak
 from daybreak.cli.main import run
-from daybreak.engine import explain
+from daybreak import field_docs
 from daybreak.engine.generate import Stream
 from daybreak.engine.settings import Sampling
 from daybreak.text.tokenizer import Tokenizer
@@ -129,7 +129,7 @@ def test_the_file_s_defaults_can_be_left_aside(folder: str, capsys: pytest.Captu
 
 
 def test_every_setting_has_a_sentence_and_an_option(capsys: pytest.CaptureFixture[str]) -> None:
-    docs = explain.field_docs(Sampling)
+    docs = field_docs.field_docs(Sampling)
     assert list(docs) == list(Sampling.__dataclass_fields__)
     _, out, _ = called(capsys, "--help")
     for name, sentence in docs.items():

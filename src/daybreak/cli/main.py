@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 import typer.core
@@ -30,8 +30,27 @@ COMMANDS = {
     "chat": "talk with a model, in the format that it asks for",
     "infill": "fill the blanks of a text",
     "quickstart": "train, score and sample a small model on this machine's own text",
+    "data": "from text to token shards: build them, look at them, published mixtures, what a step read",
+    "tokenizer": "train tokenizers, and compare them",
+    "pretrain": "train a model of any family on token shards, from scratch or from a checkpoint",
+    "runs": "training runs: a list, or one run's curves",
+    "doctor": "what a training run needs, and whether this machine has it",
 }
 """Every command with its line in `--help`; its function stands in the module of that name in this folder."""
+
+GROUPS: dict[str, dict[str, str]] = {
+    "data": {
+        "build": "turn a recipe's texts into token shards",
+        "stats": "tokens by source, language and length; duplicates; bytes per token",
+        "mix": "a published mixture as a recipe to fill in",
+        "replay": "the documents that a run read at a step",
+    },
+    "tokenizer": {
+        "train": "learn a tokenizer from texts",
+        "compare": "bytes per token and speed of several, side by side",
+    },
+}
+"""Commands that are groups of commands; theirs stand in the folder of the group's name."""
 
 WRONG_INPUT = 2
 OUR_MISTAKE = 70
@@ -40,38 +59,56 @@ INTERRUPTED = 130
 
 
 class Commands(typer.core.TyperGroup):
-    """The table above as a command group."""
+    """A table of commands as a command group."""
+
+    table: ClassVar[dict[str, str]] = COMMANDS
+    room: ClassVar[str] = "daybreak.cli"
 
     def list_commands(self, ctx: Context) -> list[str]:
-        return list(COMMANDS)
+        return list(self.table)
 
     def get_command(self, ctx: Context, cmd_name: str) -> Command | None:
-        return _load(cmd_name) if cmd_name in COMMANDS else None
+        return _load(cmd_name, self.room) if cmd_name in self.table else None
 
     def resolve_command(self, ctx: Context, args: list[str]) -> tuple[str | None, Command | None, list[str]]:
-        if args[0] not in COMMANDS and not args[0].startswith("-"):
-            hint = nearest(args[0], COMMANDS)
-            raise DaybreakError(f"no command {args[0]!r}{hint}; there are {', '.join(COMMANDS)}")
+        if args[0] not in self.table and not args[0].startswith("-"):
+            hint = nearest(args[0], self.table)
+            raise DaybreakError(f"no command {args[0]!r}{hint}; there are {', '.join(self.table)}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+            formatter.write_dl(list(self.table.items()))
 
 
-def _load(name: str) -> Command:
-    module = importlib.import_module(f"daybreak.cli.{name}")
-    single = typer.Typer(add_completion=False, rich_markup_mode=None)
-    single.command(name)(getattr(module, name))
+PLAIN: Any = {"add_completion": False, "rich_markup_mode": None}
+HELP = {"help_option_names": ["-h", "--help"]}
+FREE = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+def _load(name: str, room: str) -> Command:
+    if room == Commands.room and name in GROUPS:
+        return _group(name)
+    module = importlib.import_module(f"{room}.{name}")
+    single = typer.Typer(**PLAIN)
+    # A command that takes settings by their dotted names gets the words that are no options of its own.
+    free = FREE if hasattr(module, "FREE_WORDS") else {}
+    single.command(name, context_settings={**HELP, **free})(getattr(module, name))
     return typer.main.get_command(single)
+
+
+def _group(name: str) -> Command:
+    table = {"table": GROUPS[name], "room": f"{Commands.room}.{name}"}
+    group = typer.Typer(cls=type(name, (Commands,), table), no_args_is_help=True, **PLAIN)
+    group.callback(name, help=COMMANDS[name].capitalize() + ".", context_settings=HELP)(lambda: None)
+    return typer.main.get_command(group)
 
 
 app = typer.Typer(
     cls=Commands,
-    add_completion=False,
-    rich_markup_mode=None,
     invoke_without_command=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=HELP,
+    **PLAIN,
 )
 
 

@@ -1,0 +1,1 @@
+"""No command here: `daybreak data` is a group."""

@@ -1,0 +1,1 @@
+"""No command here: `daybreak tokenizer` is a group."""
