@@ -57,6 +57,13 @@ def resolve(
     return folder
 
 
+def resolve_tokenizer(source: str | os.PathLike[str], revision: str | None = None) -> Path:
+    """The folder of a tokenizer: as `resolve`, without the weights."""
+    if Path(source).is_dir():
+        return resolve(source, revision)
+    return _download(_repository(os.fspath(source)), revision, SMALL, local_files_only=False)
+
+
 def _repository(name: str) -> str:
     if found := families.find_size(name):
         family, size = found

@@ -76,6 +76,9 @@ class Pieces:
             ids.extend(self._part(part))
         return ids
 
+    def encode_batch(self, texts: Sequence[str], special: bool) -> list[list[int]]:
+        return [self.encode(text, special) for text in texts]
+
     def _part(self, text: str) -> list[int]:
         return [self._first + place for place in self._processor.encode(self._prepare(text))]
 

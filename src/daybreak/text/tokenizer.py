@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,6 +99,10 @@ class Tokenizer:
         if wanted and self.bos_id is None:
             raise DaybreakError("this tokenizer has no bos token to put in front of the text; leave bos out")
         return [self.bos_id, *ids] if wanted and self.bos_id is not None else ids
+
+    def encode_batch(self, texts: Sequence[str], *, special: bool = True) -> list[list[int]]:
+        """Token ids of many texts, as `encode` gives them with `bos=False`, on all processors."""
+        return self._backend.encode_batch(texts, special)
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """The text of token ids; bytes that do not form a character become U+FFFD, ids it does not know
