@@ -146,12 +146,16 @@ class LanguageModel:
 
         The weights keep their dtype. A save that fails leaves what was in the folder as it was.
         """
+        save_folder(Path(folder), self.family, self.decoder, self.texts(), shard_size)
+
+    def texts(self) -> dict[str, bytes]:
+        """The files of a saved folder beside its weights, by name."""
         texts = {CONFIG: to_json(self._config())}
         if self.generation:
             texts[GENERATION] = to_json(self.generation)
         if self.tokenizer is not None:
             texts.update(self.tokenizer.files)
-        save_folder(Path(folder), self.family, self.decoder, texts, shard_size)
+        return texts
 
     def _config(self) -> dict[str, Any]:
         dtype = str(self.dtype).removeprefix("torch.")

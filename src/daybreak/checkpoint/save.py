@@ -54,7 +54,8 @@ def save_folder(
     """Write the weights of `decoder` as `family` lays them out, and the files `texts` (name -> contents),
     into `folder`; see `write_folder`.
     """
-    write_folder(folder, _layout(family, decoder), texts, shard_size)
+    parameters = {name: parameter.detach() for name, parameter in decoder.named_parameters()}
+    write_folder(folder, layout(family, decoder.architecture, parameters), texts, shard_size)
 
 
 def write_folder(
@@ -102,11 +103,17 @@ def to_json(value: Mapping[str, Any]) -> bytes:
     return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
-def _layout(family: Family, decoder: Decoder) -> list[Written]:
-    parameters = {name: parameter.detach() for name, parameter in decoder.named_parameters()}
-    architecture = decoder.architecture
+def layout(
+    family: Family,
+    architecture: Architecture,
+    parameters: Mapping[str, Tensor],
+    read: Callable[[str], Tensor] | None = None,
+) -> list[Written]:
+    """The decoder's `parameters` as `family` lays them out in a file. `read` gives one of them by its name
+    when it is written, where `parameters` says its shape and dtype alone; None: they are what is written.
+    """
     lines = lines_of(family, architecture, parameters)
-    return [_written(rule, [parameters[name] for name in rule.names], architecture) for rule in lines]
+    return [_written(rule, parameters, architecture, read or parameters.__getitem__) for rule in lines]
 
 
 def lines_of(family: Family, architecture: Architecture, parameters: Iterable[str]) -> list[Rule]:
@@ -123,18 +130,21 @@ def lines_of(family: Family, architecture: Architecture, parameters: Iterable[st
     return lines
 
 
-def _written(rule: Rule, parts: list[Tensor], architecture: Architecture) -> Written:
-    if parts[0].dtype not in _SPELLED:
+def _written(
+    rule: Rule, parameters: Mapping[str, Tensor], architecture: Architecture, read: Callable[[str], Tensor]
+) -> Written:
+    dtype = parameters[rule.names[0]].dtype
+    if dtype not in _SPELLED:
         raise DaybreakError(
-            f"{rule.theirs!r} is of {parts[0].dtype}, which checkpoint files do not hold; convert it first"
+            f"{rule.theirs!r} is of {dtype}, which checkpoint files do not hold; convert it first"
         )
-    shape = rule.layout.shape([tuple(part.shape) for part in parts])
+    shape = rule.layout.shape([tuple(parameters[name].shape) for name in rule.names])
 
     def chunks() -> Iterator[Tensor]:
-        tensor = rule.layout.join(parts, architecture)
+        tensor = rule.layout.join([read(name) for name in rule.names], architecture)
         return (tensor[rows] for rows in files.in_chunks(tensor))
 
-    return Written(rule.theirs, parts[0].dtype, shape, chunks)
+    return Written(rule.theirs, dtype, shape, chunks)
 
 
 def _write_weights(
