@@ -185,19 +185,27 @@ def write_manifest(folder: Path, step: int, digests: Mapping[str, Digest], ranks
     write_json(folder / MANIFEST, manifest)
 
 
+class DamagedManifest(Exception):
+    """The manifest is not what was written, or not this checkpoint's."""
+
+
 def read_manifest(folder: Path, step: int) -> dict[str, Digest]:
-    """The digests of all files by name. Raises `ValueError` and its like for a damaged manifest, and
-    `DaybreakError` for one of a newer format.
-    """
-    manifest = json.loads((folder / MANIFEST).read_bytes())
-    if manifest["format"] > FORMAT:
+    """The digests of all files by name. Raises `DaybreakError` for a manifest of a newer format."""
+    content = (folder / MANIFEST).read_bytes()
+    try:
+        manifest = json.loads(content)
+        newer, other = manifest["format"] > FORMAT, manifest["step"] != step
+        digests = {name: Digest(**digest) for name, digest in manifest["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedManifest(f"{type(error).__name__}: {error}") from None
+    if newer:
         raise DaybreakError(
             f"{folder} is a checkpoint of format {manifest['format']}, and this daybreak reads {FORMAT}; "
             "continue the run with the newer version that wrote it"
         )
-    if manifest["step"] != step:
-        raise ValueError(f"its manifest is of step {manifest['step']}")
-    return {name: Digest(**digest) for name, digest in manifest["files"].items()}
+    if other:
+        raise DamagedManifest(f"it is of step {manifest['step']}")
+    return digests
 
 
 def damage(folder: Path, digests: Mapping[str, Digest]) -> str | None:

@@ -211,19 +211,16 @@ class Checkpoints:
 
     def _damage(self, step: int) -> str | None:
         """What is wrong with a checkpoint; each process checks a part of the files."""
-        digests, problem = self._ranks.first(self._promised(step))
-        share = sorted(digests)[self._ranks.rank :: self._ranks.size]
-        found = files.damage(self._at(step), {name: digests[name] for name in share})
-        problems = [problem, *self._ranks.gather(found)]
-        return next((problem for problem in problems if problem is not None), None)
-
-    def _promised(self, step: int) -> tuple[dict[str, Digest], str | None]:
+        problem: str | None = None
         try:
-            return files.read_manifest(self._at(step), step), None
+            digests = files.read_manifest(self._at(step), step)
+            share = sorted(digests)[self._ranks.rank :: self._ranks.size]
+            problem = files.damage(self._at(step), {name: digests[name] for name in share})
         except OSError as error:
-            return {}, f"{files.MANIFEST} cannot be read: {error.strerror or error}"
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            return {}, f"{files.MANIFEST} is not as it was written ({error})"
+            problem = f"{files.MANIFEST} cannot be read: {error.strerror or error}"
+        except files.DamagedManifest as error:
+            problem = f"{files.MANIFEST} is not as it was written ({error})"
+        return next((found for found in self._ranks.gather(problem) if found is not None), None)
 
     def _steps_with_replaced(self) -> list[int]:
         """All complete checkpoints, also one that was put aside by a process that was killed then."""
