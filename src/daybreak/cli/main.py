@@ -100,7 +100,7 @@ def _load(name: str, room: str) -> Command:
 def _group(name: str) -> Command:
     table = {"table": GROUPS[name], "room": f"{Commands.room}.{name}"}
     group = typer.Typer(cls=type(name, (Commands,), table), no_args_is_help=True, **PLAIN)
-    group.callback(name, help=COMMANDS[name].capitalize() + ".", context_settings=HELP)(lambda: None)
+    group.callback(help=COMMANDS[name].capitalize() + ".", context_settings=HELP)(lambda: None)
     return typer.main.get_command(group)
 
 
