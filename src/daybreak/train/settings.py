@@ -89,8 +89,8 @@ class ScheduleSettings:
     """What follows the warm-up."""
     warmup: str = "1 %"
     """A straight rise from 0: 2000 steps, 375M tokens, 183105 sequences, 1 % of the run."""
-    decay: str = "100 %"
-    """cosine, linear: where the floor is reached, counted from the start; wsd: how long the last fall takes."""
+    decay: str | None = None
+    """cosine, linear: where the floor is reached, from the start (100 %); wsd: the length of the fall (10 %)."""
     floor: float = 0.1
     """Share of the highest rate that is left at the end."""
 
@@ -100,7 +100,7 @@ class PrecisionSettings:
     """In which numbers, and how the step is computed."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of the matrix products; weights and optimizer state stay float32. auto: the faster of float32 and bfloat16."""
+    """Of the matrix products; all else stays float32. auto: the faster of float32 and bfloat16."""
     compile: bool = True
     """Compile the step with torch.compile where this machine can."""
     recompute: bool = False
@@ -145,10 +145,12 @@ class WatchSettings:
 
     policy: Literal["log", "skip", "roll_back"] = "log"
     """log it; skip the batch; or go back, skip the batches up to here and lower the learning rate (OPT)."""
-    loss_factor: float = 1.5
-    """A loss above its running mean by this factor is a spike..."""
+    loss_factor: float = 1.3
+    """A loss above its running median by this factor is a spike..."""
     loss_deviations: float = 6.0
-    """...if it is also so many running standard deviations above it."""
+    """...if it is also so many standard deviations above it (measured by the median of the distances)."""
+    rise_factor: float = 1.2
+    """A running median of the loss that is above its lowest by this factor: a rise too slow to be a spike."""
     gradient_factor: float = 10.0
     """A gradient norm above its running median by this factor is a spike."""
     embedding_factor: float = 20.0
@@ -160,11 +162,25 @@ class WatchSettings:
     warmup: int = 20
     """Steps before anything but what is not finite counts as a spike."""
     back: int = 100
-    """roll_back: at least so many steps, to the newest checkpoint before that."""
+    """roll_back: at least so many steps, to the newest checkpoint before that (PaLM: about 100)."""
     lr_factor: float = 0.7
     """roll_back: the learning rate is multiplied by this."""
     most: int = 10
     """So many skipped steps in a row, or returns to one checkpoint, end the run."""
+
+    def __post_init__(self) -> None:
+        for name in ("loss_factor", "rise_factor", "gradient_factor", "embedding_factor"):
+            if getattr(self, name) <= 1:
+                raise DaybreakError(f"watch.{name} is {getattr(self, name)}; it must be above 1")
+        if not 2 <= self.warmup <= self.window:
+            raise DaybreakError(
+                f"watch.warmup is {self.warmup}; it must be from 2 to watch.window, which is {self.window}"
+            )
+        for name in ("back", "most"):
+            if getattr(self, name) < 1:
+                raise DaybreakError(f"watch.{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 < self.lr_factor <= 1:
+            raise DaybreakError(f"watch.lr_factor is {self.lr_factor}; it must be above 0, and at most 1")
 
 
 @dataclass(frozen=True)
@@ -202,7 +218,7 @@ class Settings:
     length: str = "1000 steps"
     """How long: 1000 steps, 300B tokens, 200M sequences."""
     objective: str = "auto"
-    """causal, or for a design with blanks spans, sentences, documents, all, packed; auto: the family's own."""
+    """causal, or for designs with blanks spans, sentences, documents, all, packed; auto: as in the paper."""
     seed: int = 0
     """Of fresh weights, the order of the data, and what the objective draws."""
     deterministic: bool = True
@@ -225,7 +241,7 @@ class Settings:
         for name, text in (
             ("length", self.length),
             ("schedule.warmup", self.schedule.warmup),
-            ("schedule.decay", self.schedule.decay),
+            ("schedule.decay", self.schedule.decay or "100 %"),
             ("batch.ramp_over", self.batch.ramp_over),
         ):
             Amount.parse(text, name)
