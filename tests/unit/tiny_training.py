@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ VOCABULARY = 61  # not a multiple of any number of ranks
 SHAPE = {"layers": 2, "width": 24, "heads": 4, "inner": 40, "vocabulary": VOCABULARY, "context": CONTEXT}
 
 
-def model_of(family: str = "gpt2", seed: int = 0, **changes: object) -> LanguageModel:
+def model_of(family: str = "gpt2", seed: int = 0, **changes: Any) -> LanguageModel:
     return daybreak.create(family, seed=seed, **{**SHAPE, **changes})
 
 
@@ -33,6 +34,8 @@ class Training:
     @classmethod
     def of(cls, model: LanguageModel, dtype: torch.dtype = torch.float32, muon: bool = True) -> Training:
         """Muon, where it is asked for, has the matrices of the blocks."""
+        # Torch's fused kernel takes plain tensors or DTensors, not both.
+        fused = len({type(one.data) for one in model.decoder.parameters()}) == 1
         named = dict(model.decoder.named_parameters())
         matrices = [
             one for name, one in named.items() if muon and name.startswith("blocks") and one.ndim == 2
@@ -42,7 +45,7 @@ class Training:
             {"params": [one for one in others if one.ndim == 2], "weight_decay": 0.1},
             {"params": [one for one in others if one.ndim != 2], "weight_decay": 0.0},
         ]
-        optimizers: list[Optimizer] = [AdamW(groups, betas=(0.9, 0.95), fused=True)]
+        optimizers: list[Optimizer] = [AdamW(groups, betas=(0.9, 0.95), fused=fused)]
         if muon:
             optimizers.append(Muon(matrices, momentum=0.9))
         return cls(model, optimizers, {name: one.detach().clone() for name, one in named.items()}, dtype)

@@ -22,6 +22,8 @@ from daybreak.model.decoder import Decoder
 
 _GROUP = "/params"
 """Where a group of an optimizer names its parameters."""
+_WAYS = ("/fused", "/foreach", "/capturable", "/differentiable")
+"""Options of a group that say how a step is computed, not what: another layout may need another way."""
 
 
 def tensors_of(
@@ -97,8 +99,9 @@ def flatten(tree: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]
 def set_values(tree: Mapping[str, Any], values: Mapping[str, Any]) -> None:
     """Put `values`, as `flatten` gave them and JSON kept them, into the tree.
 
-    A value that the tree has and `values` lacks stays: a newer torch may know more options. Raises
-    `DaybreakError` where the optimizers' groups are of other parameters.
+    A value that the tree has and `values` lacks stays: a newer torch may know more options. So does the way
+    in which an optimizer computes (fused or not). Raises `DaybreakError` where the optimizers' groups are of
+    other parameters.
     """
     known = {path: (parent, key) for path, parent, key, value in _leaves(tree, "") if _plain(value)}
     for path in known.keys() | values.keys():
@@ -108,7 +111,7 @@ def set_values(tree: Mapping[str, Any], values: Mapping[str, Any]) -> None:
                 "continue with the optimizer that the run was started with"
             )
     for path, value in values.items():
-        if path in known:
+        if path in known and not path.endswith(_WAYS):
             parent, key = known[path]
             parent[key] = tuple(value) if isinstance(parent[key], tuple) else value
 
