@@ -90,7 +90,7 @@ class ScheduleSettings:
     warmup: str = "1 %"
     """A straight rise from 0: 2000 steps, 375M tokens, 183105 sequences, 1 % of the run."""
     decay: str | None = None
-    """cosine, linear: where the floor is reached, from the start (100 %); wsd: the length of the fall (10 %)."""
+    """cosine, linear: where the floor is reached (100 %); wsd: how long the last fall takes (10 %)."""
     floor: float = 0.1
     """Share of the highest rate that is left at the end."""
 
@@ -202,7 +202,7 @@ class LogSettings:
     """Where figures go beside metrics.jsonl and logbook.md."""
 
     every: int = 10
-    """Steps between two lines on the screen."""
+    """Steps between two lines on the screen, and between two points at TensorBoard and the trackers."""
     tensorboard: bool = True
     """Write TensorBoard's event files to the run folder's `tensorboard`."""
     trackers: tuple[Literal["wandb", "trackio"], ...] = ()
