@@ -12,7 +12,12 @@ from typing import Any
 from torch import distributed
 
 # Imported once, in the process that all others are forked from.
-_IMPORTS = ["torch.distributed.fsdp", "torch.distributed.tensor.parallel", "daybreak.train.checkpoints"]
+_IMPORTS = [
+    "torch._dynamo",
+    "torch.distributed.fsdp",
+    "torch.distributed.tensor.parallel",
+    "daybreak.train.checkpoints",
+]
 
 
 def together(size: int, job: Callable[..., Any], *arguments: Any, timeout: float = 120) -> list[Any]:

@@ -54,7 +54,7 @@ class Case:
 
 CASES = [
     Case("gpt2", "1x4x1", "1x2x1", muon=True),
-    Case("gpt2", "plain", "1x2x1", muon=True),
+    Case("gpt2", "plain", "1x2x1"),
     Case("gpt_neox", "2x2x1", "1x1x2"),
     Case("bloom", "1x2x2", "2x1x1"),
     Case("opt", "1x1x4", "plain"),
