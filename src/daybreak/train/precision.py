@@ -15,7 +15,7 @@ Loss = Callable[[Decoder, Batch], Tensor]
 """A mean in nats per predicted token."""
 
 
-def faster_dtype() -> torch.dtype:
+def faster_dtype(device: str = "cpu") -> torch.dtype:
     """In which this machine multiplies matrices of a training step's size faster: bfloat16 or float32.
 
     bfloat16 is twice as fast on processors that have it, and slower on others.
@@ -32,16 +32,16 @@ def faster_dtype() -> torch.dtype:
     return min(times, key=lambda dtype: times[dtype])
 
 
-def products(dtype: torch.dtype) -> torch.autocast:
+def products(dtype: torch.dtype, device: str = "cpu") -> torch.autocast:
     """Within, matrix products are of this dtype; weights, norms and the loss stay float32."""
-    return torch.autocast("cpu", dtype, enabled=dtype != torch.float32)
+    return torch.autocast(device, dtype, enabled=dtype != torch.float32)
 
 
-def in_dtype(loss_of: Loss, dtype: torch.dtype) -> Loss:
+def in_dtype(loss_of: Loss, dtype: torch.dtype, device: str = "cpu") -> Loss:
     """The same loss with its matrix products in `dtype`."""
 
     def computed(decoder: Decoder, batch: Batch) -> Tensor:
-        with products(dtype):
+        with products(dtype, device):
             return loss_of(decoder, batch)
 
     return computed

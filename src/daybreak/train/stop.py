@@ -14,6 +14,8 @@ class Stop:
 
     def __init__(self) -> None:
         self.asked = False
+        self.signal: int | None = None
+        """Which signal asked."""
 
 
 @contextmanager
@@ -28,7 +30,7 @@ def stop_on_signals() -> Iterator[Stop]:
 
     def ask(number: int, frame: FrameType | None) -> None:
         del frame
-        stop.asked = True
+        stop.asked, stop.signal = True, number
         signal.signal(number, before[signal.Signals(number)])
 
     for number in before:

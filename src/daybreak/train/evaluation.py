@@ -1,0 +1,96 @@
+"""What is measured and shown while a run goes on: loss and bits per byte on held-out text, and samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from daybreak.data.loader import Loader
+from daybreak.data.token_shards import TokenSet, TokenSource
+from daybreak.errors import DaybreakError
+from daybreak.language_model import LanguageModel
+from daybreak.objectives.batch import UNSCORED, Objective
+from daybreak.train.precision import Loss
+from daybreak.train.step import batches, share
+from daybreak.train.world import World
+
+WHOLE = "all"
+"""The name of the figures over all sources, each counted by its bytes."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Of the held-out text of one source."""
+
+    loss: float
+    """Nats per predicted token."""
+    bits_per_byte: float
+    """The same per byte of text, in bits: does not depend on the tokenizer. Of an objective with blanks it
+    is what the predicted tokens would cost if all were so."""
+    tokens: int
+    """Predicted ones."""
+
+
+class Evaluation:
+    """The same sequences every time: the first of each source of the validation split, in a fixed order."""
+
+    def __init__(self, data: TokenSet, length: int, sequences: int, micro: int, world: World) -> None:
+        self._sources = [source for source in data.sources if source.tokens > length]
+        self.left_out = [source.name for source in data.sources if source not in self._sources]
+        """Sources whose held-out text is shorter than one sequence."""
+        self._loaders = [Loader(data, length, 0, {source.name: 1.0}) for source in self._sources]
+        self._length, self._sequences, self._micro, self._world = length, sequences, micro, world
+
+    def __bool__(self) -> bool:
+        return bool(self._sources)
+
+    def score(self, model: LanguageModel, objective: Objective, loss_of: Loss) -> dict[str, Score]:
+        """Source -> its score, and `all`. Every process takes part, and gets the same."""
+        found = {
+            source.name: self._score(source, loader, model, objective, loss_of)
+            for source, loader in zip(self._sources, self._loaders, strict=True)
+        }
+        if len(found) > 1:
+            found[WHOLE] = _together(found, self._sources)
+        return found
+
+    @torch.no_grad()
+    def _score(
+        self, source: TokenSource, loader: Loader, model: LanguageModel, objective: Objective, loss_of: Loss
+    ) -> Score:
+        world = self._world
+        # No more than there are, each once; as many for every process.
+        there = (source.tokens - 1) // self._length - 1
+        count = max(1, min(self._sequences, there) // world.data_ranks) * world.data_ranks
+        total = torch.zeros(2, dtype=torch.float64, device=world.device)
+        numbers = share(count, 0, world)
+        for batch in batches(objective, loader.windows(numbers), numbers, self._micro, world.device):
+            total[0] += loss_of(model.decoder, batch).double()
+            total[1] += (batch.targets != UNSCORED).sum()
+        losses, tokens = world.sum(total).tolist()
+        loss = losses / tokens
+        return Score(loss, loss / math.log(2) * source.tokens / source.bytes, int(tokens))
+
+
+def continuations(model: LanguageModel, prompts: Sequence[str], tokens: int) -> list[tuple[str, str]]:
+    """Each prompt with what the model writes on, at temperature 0.8 and always with the same seed."""
+    settings = {"max_new_tokens": tokens, "temperature": 0.8, "top_p": 0.95, "seed": 0}
+    found = []
+    for prompt in prompts:
+        try:
+            found.append((prompt, model.generate(prompt, defaults=False, **settings)[0].text))
+        except DaybreakError as error:  # a prompt that does not fit must not end a run
+            found.append((prompt, f"({error})"))
+    return found
+
+
+def _together(scores: Mapping[str, Score], sources: Sequence[TokenSource]) -> Score:
+    """By the bytes of the whole split, whatever part of it was scored."""
+    whole = sum(source.bytes for source in sources)
+    tokens = sum(source.tokens for source in sources)
+    bits = sum(scores[source.name].bits_per_byte * source.bytes for source in sources) / whole
+    loss = sum(scores[source.name].loss * source.tokens for source in sources) / tokens
+    return Score(loss, bits, sum(scores[source.name].tokens for source in sources))

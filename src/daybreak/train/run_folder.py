@@ -1,0 +1,83 @@
+"""The folder of a run: which settings it goes on with, and that only one process at a time does."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from daybreak import settings as reading
+from daybreak.errors import DaybreakError
+from daybreak.train.settings import Settings
+
+SETTINGS = "settings.yaml"
+CHECKPOINTS = "checkpoints"
+EXPORT = "model"
+LOCK = ".lock"
+
+FIXED = (
+    *("objective", "seed", "ema", "model", "data.context", "data.weights", "data.masking"),
+    "optimizer.name",
+)
+"""Settings that a run cannot change on the way: with another value it would be another run."""
+
+
+def stored(folder: Path) -> Settings | None:
+    """The settings that a run in `folder` was last started with; None: there is no run. Raises
+    `DaybreakError` for a folder that holds something else."""
+    file = folder / SETTINGS
+    if file.is_file():
+        return reading.build(Settings, reading.read_yaml(file), str(file))
+    if folder.exists() and (not folder.is_dir() or any(one.name != LOCK for one in folder.iterdir())):
+        raise DaybreakError(f"{folder} exists and is no run; give another folder with --out")
+    return None
+
+
+def continued(before: Settings, given: Settings, folder: Path) -> dict[str, tuple[Any, Any]]:
+    """What `given` changes in a run that was started with `before`: dotted name -> both values. Raises
+    `DaybreakError` for a change that would make it another run."""
+    changes = reading.changed(before, given)
+    for name, (old, new) in changes.items():
+        if any(name == fixed or name.startswith(f"{fixed}.") for fixed in FIXED):
+            raise DaybreakError(
+                f"{folder} holds a run with {name} {old!r}, not {new!r}; leave it as it was, or start "
+                "another run with --out (and --model.start to begin from this one's model)"
+            )
+    return changes
+
+
+def settled(given: Settings, before: Settings | None, choose: Mapping[str, str]) -> Settings:
+    """`given` with nothing left to be chosen by the machine: a run keeps what was chosen when it began."""
+    precision = given.precision
+    if precision.dtype == "auto":
+        dtype = choose["dtype"] if before is None else before.precision.dtype
+        precision = dataclasses.replace(precision, dtype=dtype)  # type: ignore[arg-type]
+    return dataclasses.replace(given, precision=precision)
+
+
+def keep(folder: Path, settings: Settings) -> None:
+    """Write the settings file, the old one or the new one at every moment."""
+    handle, name = tempfile.mkstemp(dir=folder, prefix=".settings-")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(reading.to_yaml(settings))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(name, folder / SETTINGS)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Within, no other process can train in `folder`; the lock ends with the process, however it ends.
+    Raises `DaybreakError` if another one does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise DaybreakError(f"another process is training in {folder}; wait for it, or end it") from None
+        yield
