@@ -219,12 +219,12 @@ STEPS = st.lists(
         loss_scale=st.none() | st.sampled_from([0.25, 0.5, 1.0, 2.0, 65536.0]),
         overflow=st.booleans(),
     ),
-    max_size=60,
+    max_size=30,
 )
 
 
-@settings(deadline=None, max_examples=150)
-@given(STEPS, st.sampled_from(POLICIES), st.integers(0, 60))
+@settings(deadline=None, max_examples=80)
+@given(STEPS, st.sampled_from(POLICIES), st.integers(0, 30))
 def test_a_restored_watcher_says_the_same(steps: list[Seen], policy: str, at: int) -> None:
     chosen = WatchSettings(policy=policy, window=8, warmup=3, most=4, rise_factor=1.05)  # type: ignore[arg-type]
     whole, first, second = Watch(chosen), Watch(chosen), Watch(chosen)
@@ -236,7 +236,7 @@ def test_a_restored_watcher_says_the_same(steps: list[Seen], policy: str, at: in
     assert second.state() == whole.state()
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @given(STEPS, st.sampled_from(POLICIES))
 def test_what_is_not_finite_is_never_taken(steps: list[Seen], policy: str) -> None:
     watch = Watch(WatchSettings(policy=policy, window=8, warmup=3))  # type: ignore[arg-type]
