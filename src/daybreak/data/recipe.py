@@ -64,12 +64,12 @@ class MinhashSettings:
 
 @dataclass(frozen=True)
 class DeduplicationSettings:
-    """Which copies are left out; the first source's is kept."""
+    """Which copies are left out, over all sources together."""
 
     exact: bool = True
-    """Documents whose text is the same, character by character."""
+    """Documents whose text is the same, character by character; the first source's is kept."""
     minhash: MinhashSettings | None = None
-    """Near duplicates: {} for the usual numbers; null: they stay."""
+    """Near duplicates, of which one is kept: {} for the usual numbers; null: they stay."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,9 @@ class Recipe:
     """Filters of all sources by name, with parameters: {length: {min_bytes: 100}, gopher_quality: {}}."""
     deduplication: DeduplicationSettings = field(default_factory=DeduplicationSettings)
     """Which copies are left out."""
-    task_megabytes: int = 64
+    task_megabytes: float = 64
     """Files are grouped into tasks of about so much text; a task is what an interruption can cost."""
-    shard_megabytes: int = 512
+    shard_megabytes: float = 512
     """Text of a finished shard, roughly; gathering one needs memory for its list of documents."""
     slurm: SlurmSettings = field(default_factory=SlurmSettings)
     """Of the cluster that `--executor slurm` uses."""
@@ -133,9 +133,9 @@ class Recipe:
             raise DaybreakError("all weights are 0; then there is nothing to train on")
         if not 0 <= self.validation < 1:
             raise DaybreakError(f"validation is {self.validation}; it is a share, at least 0 and below 1")
-        for name, least in (("context", 1), ("task_megabytes", 1), ("shard_megabytes", 1)):
-            if getattr(self, name) < least:
-                raise DaybreakError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        for name in ("context", "task_megabytes", "shard_megabytes"):
+            if getattr(self, name) <= 0:
+                raise DaybreakError(f"{name} is {getattr(self, name)}; it must be more than 0")
         if minhash := self.deduplication.minhash:
             for name in ("words", "buckets", "hashes"):
                 if getattr(minhash, name) < 1:

@@ -92,7 +92,9 @@ def make_plan(recipe: Recipe, base: Path, progress: Told | None = None) -> Plan:
     """
     found = _Found(base)
     files = [found.files(source) for source in recipe.sources]
-    sums = _checksums([path for list_ in files for path, _, _ in list_], progress or (lambda done, all_: None))
+    sums = _checksums(
+        [path for list_ in files for path, _, _ in list_], progress or (lambda done, all_: None)
+    )
     tasks: list[Task] = []
     texts: list[float] = []
     for number, (source, list_) in enumerate(zip(recipe.sources, files, strict=True)):

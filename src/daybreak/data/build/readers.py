@@ -55,7 +55,9 @@ def _check_unchanged(item: Input) -> None:
 class _Counting(BaseReader):  # type: ignore[misc]
     """What all readers have in common: how a row becomes a document, and where it came from."""
 
-    def __init__(self, item: Input, source: SourceSettings, tally: Tally, *place: Any, **further: Any) -> None:
+    def __init__(
+        self, item: Input, source: SourceSettings, tally: Tally, *place: Any, **further: Any
+    ) -> None:
         super().__init__(*place, adapter=_adapt, text_key=source.text, id_key=source.id, **further)
         self.item, self.source, self.tally = item, source, tally
 
@@ -87,7 +89,12 @@ def _adapt(reader: _Counting, row: Any, file: str, place: int) -> dict[str, Any]
     if source.language_key is not None:
         language = row.get(source.language_key)
     name = row.get(source.id)
-    metadata = {"file": file, "place": place, "language": "" if language is None else str(language)}
+    metadata = {
+        "source": source.name,
+        "file": file,
+        "place": place,
+        "language": "" if language is None else str(language),
+    }
     if "url" in row:
         metadata["url"] = row["url"]
     return {"text": text, "id": f"{file}:{place}" if name is None else str(name), "metadata": metadata}
@@ -131,7 +138,7 @@ class _OfDisk(_Counting, BaseDiskReader):  # type: ignore[misc]
     def opened(self) -> Any:
         """The unpacked bytes. pyarrow's streams notice archives that end early, and read all their frames."""
         return io.BufferedReader(
-            pyarrow.input_stream(self.item.path, compression=self.item.packing),  # type: ignore[arg-type]
+            pyarrow.input_stream(self.item.path, compression=self.item.packing),
             1 << 20,
         )
 

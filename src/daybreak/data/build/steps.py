@@ -65,28 +65,28 @@ def _sized(documents: Iterator[Document], tally: Tally) -> Iterator[Document]:
         yield document
 
 
-def writer(folder: Path) -> Any:
+class Kept(ParquetWriter):  # type: ignore[misc]
     """datatrove's writer, for documents on their way between two stages: one file per task."""
-    kinds = {name: pyarrow.string() for name in COLUMNS} | {"place": pyarrow.int64()}
-    return ParquetWriter(
-        str(folder),
-        output_filename="${rank}.parquet",
-        compression="zstd",
-        adapter=_row,
-        max_file_size=-1,
-        schema=pyarrow.schema(list(kinds.items())),
-        use_content_defined_chunking=False,
-        write_page_index=False,
-    )
 
+    def __init__(self, folder: Path) -> None:
+        kinds = {name: pyarrow.string() for name in COLUMNS} | {"place": pyarrow.int64()}
+        super().__init__(
+            str(folder),
+            output_filename="${rank}.parquet",
+            compression="zstd",
+            max_file_size=-1,
+            schema=pyarrow.schema(list(kinds.items())),
+            use_content_defined_chunking=False,
+            write_page_index=False,
+        )
 
-def _row(writer: Any, document: Document) -> dict[str, Any]:
-    where = document.metadata
-    return {
-        "text": document.text,
-        "id": document.id,
-        **{name: where[name] for name in ("file", "place", "language")},
-    }
+    def _default_adapter(self, document: Document) -> dict[str, Any]:
+        where = document.metadata
+        return {
+            "text": document.text,
+            "id": document.id,
+            **{name: where[name] for name in ("file", "place", "language")},
+        }
 
 
 def _read_back(file: Path) -> Iterator[Document]:
@@ -152,7 +152,9 @@ class Tokenise(PipelineStep):  # type: ignore[misc]
         """Takes all documents."""
         tally = Tally(self.plan.recipe.sources[self.plan.tasks[rank].source].name)
         tokenizer = loaded(self.tokenizer)
-        outs = {split: _Out(self.folder, f"{split}/{rank:05d}", tokenizer) for split in ("training", "validation")}
+        outs = {
+            split: _Out(self.folder, f"{split}/{rank:05d}", tokenizer) for split in ("training", "validation")
+        }
         for batch in _batches(data):
             began = perf_counter()
             # Special tokens that stand in a text are text: nobody's document can end another one.
