@@ -78,6 +78,16 @@ class Block(nn.Module):
         )
 
 
+class Tied(nn.Module):
+    """The head whose matrix is the token embedding: no weights of its own, but a place where a layout over
+    several processes can take hold.
+    """
+
+    def forward(self, hidden: Tensor, embedding: Tensor) -> Tensor:
+        """[.., width] and [vocabulary, width] -> [.., vocabulary]."""
+        return functional.linear(hidden, embedding)
+
+
 class Decoder(nn.Module):
     """A decoder-only transformer: token ids to logits."""
 
@@ -101,7 +111,11 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(Block(architecture, layer) for layer in range(architecture.layers))
         if architecture.final_norm:
             self.final_norm = _norm(architecture)
-        if not architecture.tied:
+        self.part = (0, 1)
+        """Which part of each layer's heads is computed here, of how many equal ones (tensor parallelism)."""
+        if architecture.tied:
+            self.tied_head = Tied()
+        else:
             self.head = nn.Linear(narrow, architecture.vocabulary, bias="head" in architecture.biases)
 
     def forward(self, reading: Reading, cache: Cache | None = None) -> Tensor:
@@ -126,7 +140,7 @@ class Decoder(nn.Module):
     def unembed(self, hidden: Tensor) -> Tensor:
         """The head: [.., width] -> [.., vocabulary], in the weights' dtype."""
         if self.architecture.tied:
-            return functional.linear(hidden, self.tokens.weight)
+            return self.tied_head(hidden, self.tokens.weight)  # type: ignore[no-any-return]
         return self.head(hidden)  # type: ignore[no-any-return]
 
     def logits(
@@ -166,7 +180,8 @@ class Decoder(nn.Module):
         """One per window: layers of the same window share their masks."""
         slopes = None
         if isinstance(self.architecture.positions, Alibi):
-            slopes = torch.tensor(alibi_slopes(self.architecture.heads), device=reading.tokens.device)
+            every = torch.tensor(alibi_slopes(self.architecture.heads), device=reading.tokens.device)
+            slopes = every.chunk(self.part[1])[self.part[0]]
         return {window: Sight.of(reading, window, slopes) for window in set(self.architecture.windows)}
 
     def _check_length(self, reading: Reading) -> None:
