@@ -30,6 +30,7 @@ from daybreak.objectives.blank_infilling import (
 from daybreak.objectives.causal import Causal
 from daybreak.objectives.sentences import Lines, Sentences
 from daybreak.objectives.spans import LONGEST, Stretch, draw_lengths, length_shares, place, taken_apart
+from daybreak.quickstart import task
 from daybreak.text.train_tokenizer import train_tokenizer
 
 VOCABULARY = 97
@@ -297,18 +298,56 @@ def test_in_order_it_is_what_the_tokens_themselves_say(runs_on: bool, seed: int,
     assert layout.context.tolist() == [row.context]
 
 
-def test_what_is_drawn_depends_on_seed_step_and_row_alone() -> None:
-    windows = torch.tensor([text(65, 1)] * 3)
-    first = infilling(ALL_THREE, seed=3).batch(windows, 7)
-    again = infilling(ALL_THREE, seed=3).batch(windows[:2], 7)
-    assert torch.equal(first.reading.tokens[:2], again.reading.tokens)
-    assert torch.equal(first.targets[:2], again.targets)
-    others = [infilling(ALL_THREE, seed=3).batch(windows, 8), infilling(ALL_THREE, seed=4).batch(windows, 7)]
-    for other in (*others, Batch(first.reading, first.reading.tokens.roll(1, 0))):
-        assert not torch.equal(first.reading.tokens, other.reading.tokens) or other.targets is not None
+def same(one: Batch, other: Batch) -> bool:
+    mine, its = one.reading, other.reading
+    assert mine.blocks is not None and its.blocks is not None
+    return (
+        torch.equal(mine.tokens, its.tokens)
+        and torch.equal(one.targets, other.targets)
+        and torch.equal(mine.positions, its.positions)
+        and torch.equal(mine.blocks, its.blocks)
+    )
+
+
+@given(st.integers(0, 2**40), st.integers(1, 4), st.sampled_from(MIXTURES))
+def test_a_batch_that_processes_share_has_the_same_rows(first: int, ranks: int, mixture: Mixture) -> None:
+    windows = torch.tensor([text(65, n) for n in range(6)])
+    objective = infilling(mixture, seed=3)
+    numbers = range(first, first + 6)
+    whole = objective.batch(windows, numbers)
+    for rank in range(ranks):
+        rows = slice(rank, None, ranks)
+        part = objective.batch(windows[rows], numbers[rows])
+        assert torch.equal(part.reading.tokens, whole.reading.tokens[rows])
+        assert torch.equal(part.reading.positions, whole.reading.positions[rows])
+        assert torch.equal(part.targets, whole.targets[rows])
+
+
+def test_what_is_drawn_depends_on_seed_and_number() -> None:
+    windows = torch.tensor([text(65, 1)] * 2)
+    first = infilling(ALL_THREE, seed=3).batch(windows, [7, 8])
+    assert same(first, infilling(ALL_THREE, seed=3).batch(windows, [7, 8]))
+    assert not same(first, infilling(ALL_THREE, seed=3).batch(windows, [8, 7]))
+    assert not same(first, infilling(ALL_THREE, seed=4).batch(windows, [7, 8]))
     assert not torch.equal(first.reading.tokens[0], first.reading.tokens[1])
-    assert not torch.equal(first.reading.tokens, others[0].reading.tokens)
-    assert not torch.equal(first.reading.tokens, others[1].reading.tokens)
+
+
+def test_the_quickstart_draws_as_it_did_from_seed_step_and_row() -> None:
+    windows = torch.tensor([text(65, n) for n in range(3)])
+    for seed, step in ((0, 0), (5, 1), (2**31, 70_000)):
+        objective = infilling(ALL_THREE, seed=seed)
+        batch = objective.batch(windows, task.numbers(step, 3))
+        for row in range(3):
+            wanted = objective.row(windows[row].tolist(), 64, np.random.default_rng([seed, step, row]))
+            assert batch.reading.tokens[row].tolist() == wanted.tokens
+            assert batch.targets[row].tolist() == wanted.targets
+
+
+def test_documents_in_a_sequence_cannot_be_masked() -> None:
+    windows = torch.tensor([text(65, 1)])
+    for objective in (infilling(ALL_THREE), Causal(BLANKS)):
+        with pytest.raises(DaybreakError, match=r"design with blanks.*data\.masking"):
+            objective.batch(windows, [0], [[30, 35]])
 
 
 # The model --------------------------------------------------------------------------------------------------
@@ -341,7 +380,7 @@ def may_see(batch: Batch, row: int, place: int) -> list[bool]:
 @pytest.mark.parametrize("mixture", MIXTURES)
 def test_the_gradient_reaches_what_may_be_seen_and_nothing_else(mixture: Mixture, family: str) -> None:
     model, windows = decoder(family), torch.tensor([text(65, n) for n in range(3)])
-    batch = infilling(mixture).batch(windows, 0)
+    batch = infilling(mixture).batch(windows, range(3))
     seen: list[Tensor] = []
 
     def keep(module: object, inputs: object, output: Tensor) -> None:
@@ -363,7 +402,7 @@ def test_the_gradient_reaches_what_may_be_seen_and_nothing_else(mixture: Mixture
 @pytest.mark.parametrize("mixture", MIXTURES)
 def test_another_token_later_changes_no_earlier_prediction(mixture: Mixture) -> None:
     model, windows = decoder(), torch.tensor([text(65, n) for n in range(3)])
-    batch = infilling(mixture).batch(windows, 1)
+    batch = infilling(mixture).batch(windows, range(3, 6))
     before = token_losses(model, batch).view(batch.targets.shape)
     for row in range(3):
         inside = (batch.targets[row] != UNSCORED).nonzero()[:, 0].tolist()
@@ -386,7 +425,7 @@ def _layout(reading: Reading) -> daybreak.model.blanks.Layout:
 
 def test_the_loss_is_per_predicted_token() -> None:
     model, windows = decoder(), torch.tensor([text(65, n) for n in range(2)])
-    batch = infilling(ALL_THREE).batch(windows, 2)
+    batch = infilling(ALL_THREE).batch(windows, range(2))
     logits = model.unembed(model(batch.reading)).log_softmax(-1)
     chosen = [
         -logits[row, n, target]
@@ -406,7 +445,7 @@ def test_it_learns_to_fill_blanks() -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     losses = []
     for step in range(150):
-        found = loss(model, objective.batch(windows, step))
+        found = loss(model, objective.batch(windows, task.numbers(step, 8)))
         losses.append(found.item())
         found.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -13,6 +13,7 @@ from daybreak.objectives.batch import Batch, loss, token_losses
 from daybreak.objectives.blank_infilling import BlankInfilling, Mixture
 from daybreak.objectives.causal import Causal
 from daybreak.quickstart.start import start
+from daybreak.quickstart.task import numbers
 from daybreak.quickstart.tied_start import TiedTables, count_targets, fit_tied, has_place
 
 VOCABULARY, LENGTH, WIDTH = 60, 64, 192
@@ -70,7 +71,7 @@ def test_heads_look_one_place_back(decoder: Decoder, monkeypatch: pytest.MonkeyP
         return value
 
     monkeypatch.setattr("daybreak.model.attention.attend", spy)
-    batch = BlankInfilling(BLANKS, Mixture(least=0.3)).batch(chain(1, LENGTH + 1), 0)
+    batch = BlankInfilling(BLANKS, Mixture(least=0.3)).batch(chain(1, LENGTH + 1), [0])
     decoder(batch.reading)
     assert batch.reading.blocks is not None and batch.reading.open_keys is not None
     scores = seen[0][0].masked_fill(~batch.reading.visible(None)[0], -1e9)
@@ -112,7 +113,7 @@ def test_training_goes_on_from_it(decoder: Decoder) -> None:
     optimizer = torch.optim.Adam(decoder.parameters(), lr=1e-3)
     losses = []
     for step in range(25):
-        found = loss(decoder, objective.batch(chain(8, LENGTH + 1, seed=step), step))
+        found = loss(decoder, objective.batch(chain(8, LENGTH + 1, seed=step), numbers(step, 8)))
         losses.append(found.item())
         found.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

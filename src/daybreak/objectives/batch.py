@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +15,10 @@ from daybreak.model.reading import Reading
 
 UNSCORED = -100
 """A target that does not count."""
+NO_MASKING = (
+    "a design with blanks makes a context and its pieces of every sequence, and cannot read the documents in "
+    "it apart; leave masking (data.masking) off"
+)
 ROWS = 512
 """Tokens whose logits are in memory at once."""
 
@@ -30,11 +35,16 @@ class Batch:
 class Objective(Protocol):
     """What a model is to learn from a text."""
 
-    def batch(self, windows: Tensor, step: int) -> Batch:
+    def batch(
+        self, windows: Tensor, numbers: Sequence[int], lengths: Sequence[Sequence[int]] | None = None
+    ) -> Batch:
         """What to read and to predict of `windows` [batch, length + 1] int64, stretches of text.
 
-        What is drawn depends on the objective's seed, on `step` and on the row alone, so that a run which
-        goes on at a step sees what it would have seen.
+        `numbers` says of every row which sequence of the run it is. What is drawn for a row depends on the
+        objective's seed and on this number alone: not on its place in the batch, so that processes may share
+        the rows of a step, and not on what was drawn before, so that a run which goes on sees what it would
+        have seen. `lengths` gives per row the lengths of the parts that belong to different documents (they
+        add up to length + 1), which are then read and predicted each by itself.
         """
 
 

@@ -15,7 +15,7 @@ from daybreak.architecture import Blanks
 from daybreak.errors import DaybreakError
 from daybreak.model.blanks import Layout
 from daybreak.model.reading import Reading
-from daybreak.objectives.batch import UNSCORED, Batch
+from daybreak.objectives.batch import NO_MASKING, UNSCORED, Batch
 from daybreak.objectives.sentences import Units
 from daybreak.objectives.spans import Stretch, draw_lengths, place, taken_apart
 
@@ -87,8 +87,8 @@ class Row:
 
 @dataclass(frozen=True)
 class BlankInfilling:
-    """Texts with blanks, drawn anew for every step and row. Raises `DaybreakError` where sentences are wanted
-    and it is not said what they are."""
+    """Texts with blanks, drawn anew for every sequence of the run. Raises `DaybreakError` where sentences are
+    wanted and it is not said what they are."""
 
     blanks: Blanks
     """Those of the architecture."""
@@ -106,11 +106,15 @@ class BlankInfilling:
                 "units, or a mixture without sentences"
             )
 
-    def batch(self, windows: Tensor, step: int = 0) -> Batch:
+    def batch(
+        self, windows: Tensor, numbers: Sequence[int], lengths: Sequence[Sequence[int]] | None = None
+    ) -> Batch:
         """From `windows` [batch, length + 1] rows of `length` tokens with all their marks, so of a few tokens
-        less of text."""
+        less of text. Raises `DaybreakError` for `lengths`."""
+        if lengths is not None:
+            raise DaybreakError(NO_MASKING)
         length = windows.shape[1] - 1
-        drawn = [np.random.default_rng([self.seed, step, row]) for row in range(len(windows))]
+        drawn = [np.random.default_rng([self.seed, number]) for number in numbers]
         rows = [self.row(ids, length, own) for ids, own in zip(windows.tolist(), drawn, strict=True)]
 
         def tensor(name: str) -> Tensor:

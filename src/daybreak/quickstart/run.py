@@ -140,7 +140,8 @@ class _Run:
         if self.settings.compiling:
             with self.clock.phase("compiling"):
                 shape = (self.settings.batch, self.settings.context + 1)
-                example = task.objective(self.settings, self.model).batch(torch.zeros(shape).long(), 0)
+                objective = task.objective(self.settings, self.model)
+                example = objective.batch(torch.zeros(shape).long(), task.numbers(0, shape[0]))
                 found = compiled(self.loss, self.model.decoder, example)
                 self.loss, self.found["uncompiled"] = found.loss_of, found.problem
 
@@ -219,7 +220,8 @@ class _Run:
         settings, objective = self.settings, task.objective(self.settings, self.model)
         windows = training_windows(self.text.training.documents, settings.context, settings.seed)
         for step in itertools.count():
-            yield objective.batch(torch.stack([next(windows) for _ in range(settings.batch)]), step)
+            rows = torch.stack([next(windows) for _ in range(settings.batch)])
+            yield objective.batch(rows, task.numbers(step, settings.batch))
 
     def _budget(self) -> Budget:
         if self.settings.steps is not None:

@@ -66,6 +66,15 @@ def objective(settings: Settings, model: LanguageModel) -> Objective:
     )
 
 
+def numbers(step: int, rows: int) -> list[int]:
+    """Which sequences of the run the rows of a step are, for what the objective draws.
+
+    They are not counted through: the halves of 64 bits are the row and the step, so that the blanks are those
+    with which what the documentation says was measured.
+    """
+    return [(row << 32) + step for row in range(rows)]
+
+
 def prompt(settings: Settings, model: LanguageModel, beginning: Sequence[int]) -> list[int]:
     """What a model trained so reads to go on from the ids of a beginning."""
     blanks = model.architecture.blanks
