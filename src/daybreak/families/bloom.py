@@ -12,6 +12,7 @@ from daybreak.architecture import Alibi, Architecture
 from daybreak.errors import DaybreakError
 from daybreak.families.family import Family, Initialisation, Size, sizes
 from daybreak.families.keys import Keys
+from daybreak.families.tokenizer import TokenizerDesign
 from daybreak.rules import PER_HEAD, Rule, fused, linear, norm
 
 # Switches of the training code that are left in published files and change nothing here; offset_alibi shifts
@@ -109,6 +110,19 @@ def _sizes() -> dict[str, Size]:
     return found
 
 
+# As published: "(", "|" and ")" stand inside the class, and the inner brackets are a class within it.
+SPLIT = r" ?[^(\s|[.,!?…。，、।۔،])]+"
+TOKENIZER = TokenizerDesign(
+    "bytes",
+    250680,
+    first=("<unk>", "<s>", "</s>", "<pad>"),
+    last=(),
+    split=SPLIT,
+    bos="<s>",
+    eos="</s>",
+    pad="<pad>",
+)
+
 FAMILY = Family(
     name="bloom",
     title="BLOOM and BLOOMZ",
@@ -126,4 +140,5 @@ FAMILY = Family(
     initialisation=initialisation,
     prefix="transformer.",
     special_tokens={"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3},
+    tokenizer=TOKENIZER,
 )

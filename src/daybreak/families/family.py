@@ -9,6 +9,7 @@ from typing import Any
 from daybreak.architecture import Architecture
 from daybreak.errors import DaybreakError, nearest
 from daybreak.families.chat import PLAIN, Chat
+from daybreak.families.tokenizer import TokenizerDesign
 from daybreak.rules import Cut, Rule, Shape
 
 
@@ -128,6 +129,8 @@ class Family:
     """Modules of Python code that the published repositories bring along, and that this page replaces."""
     chat: Chat = PLAIN
     """How its models are spoken to where the checkpoint brings no chat template."""
+    tokenizer: TokenizerDesign | None = None
+    """How its tokenizers were learned; None where that was not published."""
 
     def tokens(self, size: str | None = None) -> Mapping[str, int]:
         """Ids of the special tokens of a published size, or of the family."""

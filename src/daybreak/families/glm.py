@@ -14,6 +14,7 @@ from daybreak.families import shards
 from daybreak.families.family import Family, Initialisation, ShardRelease, Size
 from daybreak.families.keys import Keys, hf_activation
 from daybreak.families.marks import at_the_end
+from daybreak.families.tokenizer import END_OF_TEXT, TokenizerDesign
 from daybreak.rules import THIRDS, THIRDS_OF_ROWS, Rule, fused, linear, norm
 
 # Scores are float32 here in any case, so the scaling that keeps them within float16 changes nothing.
@@ -182,6 +183,26 @@ SIZES = {
     ),
 }
 
+# Of the models with the sentencepiece vocabulary; those with GPT-2's or BERT's took these over.
+TOKENIZER = TokenizerDesign(
+    "pieces",
+    50010,
+    last=(
+        END_OF_TEXT,
+        "[SEP]",
+        "[CLS]",
+        "[MASK]",
+        "[UNK]",
+        "[UNUSED1]",
+        "<|startofpiece|>",
+        "<|endofpiece|>",
+        "[sMASK]",
+        "[gMASK]",
+    ),
+    bos=None,
+    pad=END_OF_TEXT,
+)
+
 FAMILY = Family(
     name="glm",
     title="GLM",
@@ -211,4 +232,5 @@ FAMILY = Family(
     },
     frame=(("[CLS]",), ("<|endoftext|>", "[SEP]")),
     remote_code=("configuration_glm", "modeling_glm", "tokenization_glm"),
+    tokenizer=TOKENIZER,
 )

@@ -11,6 +11,7 @@ from daybreak.architecture import Activation, Architecture
 from daybreak.errors import DaybreakError
 from daybreak.families.family import ArrayRelease, Family, Initialisation, sizes
 from daybreak.families.keys import Keys
+from daybreak.families.tokenizer import TokenizerDesign
 from daybreak.rules import THIRDS, TRANSPOSED, TRANSPOSED_THIRDS, Rule, fused, linear, norm
 
 HARMLESS = (
@@ -97,6 +98,9 @@ def _release_config(shapes: Sequence[Sequence[int]]) -> dict[str, Any]:
     }
 
 
+# The published vocabulary has no token for the end of a text; training on several texts needs one.
+TOKENIZER = TokenizerDesign("words", 40478, first=("<unk>",), bos=None)
+
 FAMILY = Family(
     name="gpt",
     title="GPT",
@@ -117,4 +121,5 @@ FAMILY = Family(
     array_release=ArrayRelease(_ARRAYS, _release_config),
     prefix="transformer.",
     ignored=(r"h\.\d+\.attn\.bias", r"position_ids"),
+    tokenizer=TOKENIZER,
 )

@@ -11,6 +11,7 @@ from typing import Any
 from daybreak.architecture import Architecture
 from daybreak.families.family import Family, Initialisation, sizes
 from daybreak.families.keys import Keys, hf_activation
+from daybreak.families.tokenizer import PAIRS_OF_BYTES
 from daybreak.rules import THIRDS, TRANSPOSED, TRANSPOSED_THIRDS, Rule, fused, linear, norm
 
 # Scores are float32 here in any case, which is what reorder_and_upcast_attn asks for.
@@ -106,4 +107,5 @@ FAMILY = Family(
     prefix="transformer.",
     ignored=(r"h\.\d+\.attn\.(bias|masked_bias)",),
     special_tokens={"bos_token_id": 50256, "eos_token_id": 50256},
+    tokenizer=PAIRS_OF_BYTES,
 )

@@ -12,6 +12,7 @@ from daybreak.architecture import Architecture
 from daybreak.families import gpt2
 from daybreak.families.family import Family, sizes
 from daybreak.families.keys import Keys
+from daybreak.families.tokenizer import PAIRS_OF_BYTES
 
 # The paper (section 2.1) names "alternating dense and locally banded sparse attention patterns ... similar to
 # the Sparse Transformer" and publishes neither the band's width nor which layers have it; GPT-Neo's answer to
@@ -62,4 +63,5 @@ FAMILY = Family(
     initialisation=gpt2.initialisation,
     prefix="transformer.",
     special_tokens={"bos_token_id": 50256, "eos_token_id": 50256},
+    tokenizer=PAIRS_OF_BYTES,
 )

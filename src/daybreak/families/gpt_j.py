@@ -9,6 +9,7 @@ from daybreak.architecture import Architecture, Rotary
 from daybreak.errors import DaybreakError
 from daybreak.families.family import Family, Initialisation, sizes
 from daybreak.families.keys import Keys, hf_activation
+from daybreak.families.tokenizer import PAIRS_OF_BYTES
 from daybreak.rules import Rule, linear, norm
 
 HARMLESS = (
@@ -111,4 +112,5 @@ FAMILY = Family(
     prefix="transformer.",
     ignored=(r"h\.\d+\.attn\.(bias|masked_bias|embed_positions)",),
     special_tokens={"bos_token_id": 50256, "eos_token_id": 50256},
+    tokenizer=PAIRS_OF_BYTES,
 )

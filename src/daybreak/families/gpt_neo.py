@@ -11,6 +11,7 @@ from daybreak.architecture import Architecture
 from daybreak.errors import DaybreakError
 from daybreak.families.family import Family, Initialisation, sizes
 from daybreak.families.keys import Keys, hf_activation, repeated
+from daybreak.families.tokenizer import PAIRS_OF_BYTES
 from daybreak.rules import Rule, linear, norm
 
 HARMLESS = (
@@ -131,4 +132,5 @@ FAMILY = Family(
     prefix="transformer.",
     ignored=(r"h\.\d+\.attn\.attention\.(bias|masked_bias)",),
     special_tokens={"bos_token_id": 50256, "eos_token_id": 50256},
+    tokenizer=PAIRS_OF_BYTES,
 )

@@ -12,6 +12,7 @@ from daybreak.architecture import Architecture, Rotary
 from daybreak.errors import DaybreakError
 from daybreak.families.family import Family, Initialisation, sizes
 from daybreak.families.keys import Keys, hf_activation, refuse_scaled_rotary
+from daybreak.families.tokenizer import END_OF_TEXT, TokenizerDesign
 from daybreak.rules import PER_HEAD, Rule, fused, linear, norm
 
 HARMLESS = "hidden_dropout hidden_dropout_prob classifier_dropout"
@@ -145,6 +146,16 @@ def _sizes() -> dict[str, Any]:
     return found
 
 
+TOKENIZER = TokenizerDesign(
+    "bytes",
+    50277,
+    first=(END_OF_TEXT, "<|padding|>"),
+    last=(),
+    composed=True,
+    longest_run=24,
+    pad="<|padding|>",
+)
+
 FAMILY = Family(
     name="gpt_neox",
     title="GPT-NeoX and Pythia",
@@ -163,4 +174,5 @@ FAMILY = Family(
     prefix="gpt_neox.",
     ignored=(r"layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)",),
     special_tokens={"bos_token_id": 0, "eos_token_id": 0},
+    tokenizer=TOKENIZER,
 )

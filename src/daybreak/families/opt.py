@@ -11,6 +11,7 @@ from daybreak.architecture import Architecture, Learned
 from daybreak.errors import DaybreakError
 from daybreak.families.family import Family, Initialisation, Size, sizes
 from daybreak.families.keys import Keys, hf_activation
+from daybreak.families.tokenizer import TokenizerDesign
 from daybreak.rules import THIRDS, Rule, linear, norm
 
 HARMLESS = "activation_dropout layerdrop hidden_dropout"
@@ -136,6 +137,18 @@ def _sizes() -> dict[str, Size]:
     return {**opt, **shape_350m, **on_request, **galactica}
 
 
+# The merges are GPT-2's; the ids follow fairseq's dictionary.
+TOKENIZER = TokenizerDesign(
+    "bytes",
+    50265,
+    first=("<s>", "<pad>", "</s>", "<unk>"),
+    last=("<mask>",),
+    bos="</s>",
+    eos="</s>",
+    pad="<pad>",
+    adds_bos=True,
+)
+
 FAMILY = Family(
     name="opt",
     title="OPT and Galactica",
@@ -159,4 +172,5 @@ FAMILY = Family(
     ignored=(r"version", r"embed_positions\._float_tensor"),
     special_tokens={"bos_token_id": 2, "eos_token_id": 2, "pad_token_id": 1},
     starts_with_bos=True,
+    tokenizer=TOKENIZER,
 )

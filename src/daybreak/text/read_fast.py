@@ -93,7 +93,7 @@ def _from_merges(
     except Exception as error:  # as above
         raise DaybreakError(f"{folder}: {VOCABULARY} and {MERGES} do not belong together: {error}") from None
     if ends_words:
-        return _lower_cased(model), {"unk": UNKNOWN}
+        return lower_cased(model), {"unk": UNKNOWN}
     end = END_OF_TEXT if END_OF_TEXT in vocabulary else None
     return _byte_level(model, bool(config.get("add_prefix_space"))), _ends(end)
 
@@ -103,7 +103,7 @@ def _ends(token: str | None) -> dict[str, str]:
     return {"bos": token, "eos": token} if token else {}
 
 
-def _lower_cased(model: Any) -> Library:
+def lower_cased(model: Any) -> Library:
     """The first GPT's: lower case without accents, words and punctuation apart, as BERT's basic tokenizer
     cuts them."""
     from tokenizers import Tokenizer as Library

@@ -92,7 +92,7 @@ def _read(file: Path) -> Iterator[_Recipe]:
         own = dict(entry)
         expect = own.pop("expect", None)
         tree = settings.merged(whole["common"], {"model": {"size": name}}, own)
-        written = {("model", "size"): Written(name, "the name of this recipe")}
+        written: dict[Place, Written] = {("model", "size"): Written(name, "the name of this recipe")}
         for root in (("common",), ("sizes", name)):
             written |= {
                 place[len(root) :]: line for place, line in lines.items() if place[: len(root)] == root
