@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ from daybreak.train.run_status import RunStatus
 
 QUICKSTART = "quickstart.json"
 """What the folder of a quickstart holds instead of run.json, written at its end."""
-LOOK_BACK = 20_000
+LOOK_BACK = 5_000
 """Lines of metrics from the end in which a list looks for the last figures."""
 SPEED_OVER = 20
 """Steps whose mean the speed in a list is."""
@@ -30,6 +30,17 @@ CURVES = {
     "tokens_per_second": "tokens per second",
 }
 """What is drawn, with its title."""
+
+_EVALUATED = {"bits_per_byte": "bits_per_byte"}
+_MEASURED = {
+    "loss": "loss",
+    "lr": "lr",
+    "rate": "lr",
+    "gradient_norm": "gradient_norm",
+    "tokens_per_second": "tokens_per_second",
+    "tokens": "tokens",
+}
+"""Curves by their names in lines of metrics.jsonl."""
 
 
 @dataclass(frozen=True)
@@ -130,10 +141,9 @@ def history(folder: Path) -> History:
 
 def _collect(line: Mapping[str, Any], curves: Mapping[str, Curve], marks: list[Mark]) -> None:
     step = line["step"]
-    for name, value in _figures(line).items():
-        if isinstance(value, int | float):  # what was not finite is null
-            curves[name].steps.append(step)
-            curves[name].values.append(float(value))
+    for name, value in _figures(line):
+        curves[name].steps.append(step)
+        curves[name].values.append(float(value))
     if line.get("event"):
         marks.append(Mark(step, "event", str(line["event"])))
     if line.get("session", 1) > 1:
@@ -142,14 +152,19 @@ def _collect(line: Mapping[str, Any], curves: Mapping[str, Curve], marks: list[M
         marks.append(Mark(step, "return", f"back from step {line['rolled_back'].get('from')}"))
 
 
-def _figures(line: Mapping[str, Any]) -> dict[str, Any]:
-    """What one line has of each curve; a quickstart's learning rate is a share of its highest."""
-    evaluation = line.get("evaluation")
-    if isinstance(evaluation, Mapping):
-        figures = evaluation.get("all") or next(iter(evaluation.values()), None) or {}
-        return {"bits_per_byte": figures.get("bits_per_byte")}
-    found = {name: line.get(name) for name in (*CURVES, "tokens")}
-    return {**found, "lr": line.get("lr", line.get("rate"))}
+def _figures(line: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """What one line has of each curve; what was not finite is null. A quickstart's learning rate is a share
+    of its highest."""
+    if "evaluation" in line:
+        sources = line["evaluation"]
+        line = sources.get("all") or next(iter(sources.values()), {})
+        names = _EVALUATED
+    else:
+        names = _MEASURED
+    for key, name in names.items():
+        value = line.get(key)
+        if isinstance(value, int | float):
+            yield name, value
 
 
 def _run(folder: Path, among: Path) -> Run | None:
@@ -203,10 +218,10 @@ def _last(file: Path) -> tuple[float | None, float | None, float | None, int]:
                 break
             if line is None:
                 continue
-            step, figures = max(step, line["step"]), _figures(line)
+            step, figures = max(step, line["step"]), dict(_figures(line))
             loss = figures.get("loss") if loss is None else loss
             bits = figures.get("bits_per_byte") if bits is None else bits
-            if figures.get("tokens_per_second") and len(speeds) < SPEED_OVER:
+            if "tokens_per_second" in figures and len(speeds) < SPEED_OVER:
                 speeds.append(figures["tokens_per_second"])
     except OSError:
         pass
