@@ -186,6 +186,19 @@ def test_a_slow_rise_is_noticed_though_no_step_is_a_spike(policy: str, action: s
     assert 1 <= len(events) <= 2 and all(verdict.action == action for verdict in events)
 
 
+def test_a_slow_rise_is_noticed_over_restarts() -> None:
+    """A run that is restarted at every step has the same lowest median behind it."""
+    whole, watch = settled(), settled()
+    steps = [replace(seen, loss=seen.loss * 1.002**n) for n, seen in enumerate(ordinary(200, 61))]
+    expected = look(whole, steps)
+    found = []
+    for seen in steps:
+        state, watch = json.loads(json.dumps(watch.state())), Watch(SETTINGS)
+        watch.restore(state)
+        found.append(watch.look(seen))
+    assert found == expected and "slow rise" in [kind(verdict) for verdict in found]
+
+
 def test_gradients_that_stay_bad_lead_back_and_then_to_the_end() -> None:
     watch = settled("roll_back", most=3)
     verdicts = look(watch, (spike(step, gradient_norm=math.nan) for step in range(61, 65)))
