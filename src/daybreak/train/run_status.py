@@ -20,6 +20,7 @@ from typing import Any, Literal
 from daybreak.errors import DaybreakError
 
 FILE = "run.json"
+TIME = "%Y-%m-%d %H:%M:%S"
 SECONDS = 5.0
 """Between two notes of the step."""
 
@@ -162,7 +163,7 @@ class RunFile:
 
 
 def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return datetime.now(UTC).strftime(TIME)
 
 
 def _boot() -> str:
