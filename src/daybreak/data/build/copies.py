@@ -20,10 +20,10 @@ from datatrove.pipeline.dedup import (
     MinhashDedupBuckets,
     MinhashDedupCluster,
     MinhashDedupFilter,
-    MinhashDedupSignature,
 )
 from datatrove.utils.hashing import HashConfig
 
+from daybreak.data.build.minhash import Signature
 from daybreak.data.build.words import Words
 from daybreak.data.recipe import MinhashSettings, Recipe
 
@@ -82,7 +82,7 @@ class Near:
 
     def signature(self) -> Any:
         """Takes all documents, and writes their signatures."""
-        return MinhashDedupSignature(self.signatures, self.config, language=Words())
+        return Signature(self.signatures, self.config, language=Words())
 
     def stages(self) -> Mapping[str, tuple[list[Any], int]]:
         """What finds the pairs and joins them to groups."""

@@ -11,6 +11,7 @@ import functools
 import importlib.util
 import multiprocessing
 import os
+import resource
 import shutil
 import threading
 import time
@@ -27,11 +28,12 @@ from datatrove.pipeline.dedup import exact_dedup, minhash
 from datatrove.pipeline.dedup.minhash import tqdm
 from datatrove.utils.logging import logger
 
+from daybreak.data.build.tally import read_json, write_json
 from daybreak.data.recipe import SlurmSettings
 from daybreak.errors import DaybreakError
 
 EXECUTORS = ("local", "ray", "slurm")
-LOCK = "lock"
+LOCK, STAGES, SPENT = "lock", "stages", "spent"
 PRELOADED = [f"daybreak.data.build.{name}" for name in ("executors", "copies", "gather", "steps")]
 PATIENCE = 10.0
 """Seconds that a build waits for the workers of one that was killed."""
@@ -68,7 +70,7 @@ def run(
     """Run the stages one after another. False: they were handed to the cluster, and go on there."""
     _quiet()
     logs = [
-        folder / "stages" / f"{number}-{stage.name.replace(' ', '-')}" for number, stage in enumerate(stages)
+        folder / STAGES / f"{number}-{stage.name.replace(' ', '-')}" for number, stage in enumerate(stages)
     ]
     if executor == "slurm":
         _submit(stages, logs, workers, slurm)
@@ -149,7 +151,25 @@ class Local(LocalPipelineExecutor):  # type: ignore[misc]
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> None:
         _quiet()
+        began = time.process_time()
         super()._run_for_rank(rank, local_rank, node_rank)
+        spent = {"seconds": time.process_time() - began, "memory": _peak()}
+        write_json(Path(self.logging_dir.path) / SPENT / f"{rank:05d}.json", spent)
+
+
+def _peak() -> int:
+    """The most bytes of memory that this process had so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def spent(folder: Path) -> dict[str, dict[str, float]]:
+    """By stage: seconds of processor time over all tasks, and the largest worker's bytes of memory."""
+    found = {}
+    for stage in sorted((folder / STAGES).glob(f"*/{SPENT}")):
+        tasks = [read_json(file) for file in stage.glob("*.json")]
+        seconds = round(sum(task["seconds"] for task in tasks), 3)
+        found[stage.parent.name] = {"seconds": seconds, "memory": max(task["memory"] for task in tasks)}
+    return found
 
 
 def _quiet() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Iterator, Mapping
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 from datatrove.data import Document
@@ -108,7 +108,7 @@ def _check(name: str, key: str, value: Any, known: Mapping[str, inspect.Paramete
 def passed(name: str, step: Any, documents: Iterator[Document], tally: Tally) -> Iterator[Document]:
     """The documents that a filter keeps; the others are counted with the reason."""
     for document in documents:
-        began = perf_counter()
+        began = process_time()
         try:
             kept, reason = get_filter_result(step.filter(document))
             if kept and not document.text.strip():
@@ -118,7 +118,7 @@ def passed(name: str, step: Any, documents: Iterator[Document], tally: Tally) ->
             kept, reason = False, f"it cannot be judged ({type(error).__name__})"
             where = document.metadata
             tally.name("filtered", where["file"], where["place"], f"{name}: {reason}")
-        tally.seconds[f"filter {name}"] += perf_counter() - began  # type: ignore[assignment]
+        tally.seconds[f"filter {name}"] += process_time() - began  # type: ignore[assignment]
         if kept:
             yield document
         else:

@@ -12,6 +12,7 @@ from typing import Any
 from datatrove.pipeline.base import PipelineStep
 
 from daybreak import __version__, settings
+from daybreak.data.build.executors import spent
 from daybreak.data.build.plan import Plan, fingerprint
 from daybreak.data.build.report import make_report
 from daybreak.data.build.steps import loaded
@@ -40,7 +41,8 @@ class Finish(PipelineStep):  # type: ignore[misc]
                 return  # it was the very last step that was interrupted
             tokenizer = loaded(self.building / "tokenizer")
             tokenizer.save(done / "tokenizer")
-            write_json(done / "report.json", make_report(self.plan, self.building / "reports"))
+            report = make_report(self.plan, self.building / "reports")
+            write_json(done / "report.json", {**report, "stages": spent(self.building)})
             (done / "recipe.yaml").write_text(settings.to_yaml(self.plan.recipe), encoding="utf-8")
             assert tokenizer.eos_id is not None
             versions = {"daybreak": __version__, "datatrove": importlib.metadata.version("datatrove")}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ class Gather(PipelineStep):  # type: ignore[misc]
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
         """Where no document falls into the range, no shard is written."""
-        began = perf_counter()
+        began = process_time()
         piece = self.plan.pieces[rank]
         source = self.plan.recipe.sources[piece.source].name
         ranks = [number for number, task in enumerate(self.plan.tasks) if task.source == piece.source]
@@ -46,7 +46,7 @@ class Gather(PipelineStep):  # type: ignore[misc]
             for part, number in _in_order(parts):
                 writer.add(*part.document(number))
             shard = writer.close()
-        report = {"piece": vars(piece), "shard": shard and vars(shard), "seconds": perf_counter() - began}
+        report = {"piece": vars(piece), "shard": shard and vars(shard), "seconds": process_time() - began}
         write_json(self.reports / "shards" / f"{rank:05d}.json", report)
 
 

@@ -77,7 +77,7 @@ def _sum(tallies: list[Any], key: str) -> int:
 
 
 def _seconds(reports: Path) -> dict[str, float]:
-    """Time by step, over all workers together."""
+    """Processor time by step, over all workers together."""
     seconds: Counter[str] = Counter()
     for file in reports.glob("*/*.json"):
         spent = read_json(file)["seconds"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 import numpy as np
@@ -54,12 +54,12 @@ class Prepare(PipelineStep):  # type: ignore[misc]
 
 def _sized(documents: Iterator[Document], tally: Tally) -> Iterator[Document]:
     while True:
-        began = perf_counter()
+        began = process_time()
         document = next(documents, None)
         if document is not None:
             size = len(document.text.encode())
             tally.bytes += size
-        tally.seconds["reading"] += perf_counter() - began  # type: ignore[assignment]
+        tally.seconds["reading"] += process_time() - began  # type: ignore[assignment]
         if document is None:
             return
         yield document
@@ -156,10 +156,10 @@ class Tokenise(PipelineStep):  # type: ignore[misc]
             split: _Out(self.folder, f"{split}/{rank:05d}", tokenizer) for split in ("training", "validation")
         }
         for batch in _batches(data):
-            began = perf_counter()
+            began = process_time()
             # Special tokens that stand in a text are text: nobody's document can end another one.
             encoded = tokenizer.encode_batch([document.text for document in batch], special=False)
-            tokenised = perf_counter()
+            tokenised = process_time()
             for document, ids in zip(batch, encoded, strict=True):
                 text = document.text.encode()
                 split = "validation" if _share(text) < self.plan.recipe.validation else "training"
@@ -167,7 +167,7 @@ class Tokenise(PipelineStep):  # type: ignore[misc]
                 tally.read += 1
                 tally.bytes += len(text)
             tally.seconds["tokenising"] += tokenised - began  # type: ignore[assignment]
-            tally.seconds["writing"] += perf_counter() - tokenised  # type: ignore[assignment]
+            tally.seconds["writing"] += process_time() - tokenised  # type: ignore[assignment]
         for out in outs.values():
             out.close()
         tally.write(self.reports / "tokens" / f"{rank:05d}.json")

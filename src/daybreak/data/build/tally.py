@@ -32,7 +32,7 @@ class Tally:
     left: Counter[str] = field(default_factory=Counter)
     """Why documents were left out: "filtered gopher_quality: too short" and the like, with their number."""
     seconds: Counter[str] = field(default_factory=Counter)
-    """Time by step."""
+    """Of processor time, by step."""
     dropped: Counter[str] = field(default_factory=Counter)
     """Documents left out by each step."""
 
