@@ -86,12 +86,14 @@ def test_a_new_run_in_the_folder_starts_from_nothing(tmp_path: Path) -> None:
 
 def test_a_return_takes_the_steps_away_and_leaves_a_note(tmp_path: Path) -> None:
     found = opened(tmp_path)
-    train(found, 1, 30)
+    train(found, 1, 29)
+    found.step({"step": 30, "position": 870, "sequences": 30, "loss": 9.0})
     found.rolled_back(30, 20, "loss spike")
     train(found, 21, 22)
     found.close()
     assert [line["step"] for line in lines(tmp_path)] == [*range(1, 21), 20, 21, 22]
-    assert lines(tmp_path)[20] == {"step": 20, "rolled_back": {"from": 30, "event": "loss spike"}}
+    note = {"from": 30, "event": "loss spike", "position": 870, "sequences": 30}
+    assert lines(tmp_path)[20] == {"step": 20, "rolled_back": note}
 
 
 @settings(deadline=None)

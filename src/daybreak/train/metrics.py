@@ -57,6 +57,7 @@ class Metrics:
         self._sinks: list[_Sink] = []
         self._active = active
         self._every = settings.every
+        self._last: Mapping[str, Any] = {}
         if not active:
             return
         for tracker in settings.trackers:  # before anything is changed: it may be missing
@@ -70,7 +71,7 @@ class Metrics:
         trackers get every `log.every`th step, and those with an event: a step there costs as much as twenty
         lines."""
         self._line(values)
-        step = int(values["step"])
+        self._last, step = values, int(values["step"])
         if self._sinks and (step % self._every == 0 or values.get("event")):
             self._send(step, {f"train/{name}": values.get(name) for name in CURVES})
 
@@ -91,12 +92,14 @@ class Metrics:
         self._line({"step": step, "session": session, "time": time})
 
     def rolled_back(self, step: int, to: int, event: str) -> None:
-        """The run is back at the checkpoint of step `to`: later lines go, and this is noted instead."""
+        """The run is back at the checkpoint of step `to`: later lines go, and this is noted instead, with
+        what `step` had read."""
         if self._active:
+            read = {name: self._last.get(name) for name in ("position", "sequences")}
             self.flush()
             self._stream.close()
             self._cut(to)
-            self._line({"step": to, "rolled_back": {"from": step, "event": event}})
+            self._line({"step": to, "rolled_back": {"from": step, "event": event, **read}})
 
     def flush(self) -> None:
         """What was written so far is on the disk when this returns: call it before a checkpoint is saved."""
