@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from torch.optim import AdamW
 
 from daybreak import families
@@ -20,6 +20,7 @@ from daybreak.objectives.blank_infilling import BlankInfilling
 from daybreak.objectives.causal import Causal
 from daybreak.train.parallel import clip, gradient_norm, parallelise
 from daybreak.train.settings import ParallelSettings
+from daybreak.train.step import share
 from daybreak.train.world import World
 from tests.unit.processes import together
 
@@ -77,24 +78,14 @@ def decoder_of(name: str) -> Decoder:
     return decoder
 
 
-def batch_of(name: str, step: int) -> Batch:
+def batch_of(name: str, numbers: Sequence[int]) -> Batch:
+    """What the sequences of these numbers ask of the design."""
     blanks = architecture(name).blanks
     objective: Objective = Causal() if blanks is None else BlankInfilling(blanks)
-    generator = torch.Generator().manual_seed(step)
-    # Some tokens are much more frequent than others, so that there is something to learn.
-    drawn = torch.randint(0, 86, (2, SEQUENCES, CONTEXT + 1), generator=generator)
-    return objective.batch(drawn.amin(0), step)
-
-
-def part(batch: Batch, rank: int, ranks: int) -> Batch:
-    """The sequences of one data rank."""
-
-    def own(value: Any) -> Any:
-        whole = not isinstance(value, Tensor) or value.shape[0] == 1
-        return value if whole else value.chunk(ranks)[rank]
-
-    fields = {f.name: own(getattr(batch.reading, f.name)) for f in dataclasses.fields(batch.reading)}
-    return Batch(type(batch.reading)(**fields), own(batch.targets))
+    generators = [torch.Generator().manual_seed(number) for number in numbers]
+    # The smaller of two: some tokens are more frequent than others, so that there is something to learn.
+    drawn = [torch.randint(0, 86, (2, CONTEXT + 1), generator=own).amin(0) for own in generators]
+    return objective.batch(torch.stack(drawn), numbers)
 
 
 def train(name: str, world: World, steps: int = STEPS, recompute: bool = False) -> list[float]:
@@ -104,12 +95,11 @@ def train(name: str, world: World, steps: int = STEPS, recompute: bool = False) 
     optimizer = AdamW(decoder.parameters(), lr=2e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     losses = []
     for step in range(steps):
-        whole = batch_of(name, step)
-        count = int((whole.targets != UNSCORED).sum())
-        loss = token_losses(decoder, part(whole, world.data_rank, world.data_ranks)).sum() / count
+        batch = batch_of(name, share(SEQUENCES, step * SEQUENCES, world))
+        count = int(world.sum((batch.targets != UNSCORED).sum()))
+        loss = token_losses(decoder, batch).sum() / count
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = gradient_norm(decoder, world)
-        clip(decoder, 1.0, norm)
+        clip(decoder, 1.0, gradient_norm(decoder, world))
         optimizer.step()
         optimizer.zero_grad()
         losses.append(float(world.sum(loss)))

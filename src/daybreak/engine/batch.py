@@ -79,6 +79,7 @@ class Batch:
             longest + min(room, RESERVED),
             self._decoder.tokens.weight.dtype,
             self._device,
+            self._decoder.part[1],
         )
         hidden = self._decoder(
             self._decoder.reading(tokens, mask, cache=self._cache), self._cache

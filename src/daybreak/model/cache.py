@@ -28,8 +28,10 @@ class Cache:
         capacity: int = 256,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        parts: int = 1,
     ) -> None:
-        heads = architecture.key_heads or architecture.heads
+        # With tensor parallelism each process has the heads of its own part.
+        heads = (architecture.key_heads or architecture.heads) // parts
         shape = (batch, heads, capacity, architecture.head_width)
         layers = range(architecture.layers)
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in layers]

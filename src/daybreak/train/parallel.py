@@ -6,6 +6,8 @@ The model's code knows nothing of this. From outside, in this order: blocks forg
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Iterable
 from functools import partial
 
@@ -31,6 +33,7 @@ def parallelise(decoder: Decoder, world: World, recompute: bool = False) -> None
 
     After a pass without a backward one (evaluation, samples) call `gather_back`.
     """
+    _quieten()
     if recompute:
         _recompute(decoder)
     if world.mesh is None:
@@ -86,6 +89,14 @@ def _copies(tensor: DTensor) -> int:
         assert not placement.is_partial(), f"a gradient is still to be summed: {tensor.placements}"
         copies *= mesh.size(axis) if placement.is_replicate() else 1
     return copies
+
+
+def _quieten() -> None:
+    """Leave out what torch says about our code, which is nothing for the person who runs it."""
+    # A tensor that is cut along two axes is put together by one collective per axis.
+    logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
+    # Nothing here changes an output in place.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
 
 
 def _recompute(decoder: Decoder) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, distribute_module
 from torch.distributed.tensor.parallel import (
@@ -55,6 +55,8 @@ def cut(decoder: Decoder, mesh: DeviceMesh) -> None:
     check(decoder.architecture, mesh.size())
     decoder.part = (mesh.get_local_rank(), mesh.size())
     parallelize_module(decoder, mesh, plan(decoder.architecture))
+    for parameter in decoder.parameters():
+        parameter.register_post_accumulate_grad_hook(_cut_gradient)
 
 
 def check(architecture: Architecture, ranks: int) -> None:
@@ -110,6 +112,13 @@ def _around_the_blocks(architecture: Architecture) -> dict[str, ParallelStyle]:
     else:
         layouts["head"] = ColwiseParallel(output_layouts=Replicate())
     return layouts
+
+
+def _cut_gradient(parameter: Tensor) -> None:
+    """An embedding's gradient comes whole; it is kept cut as the embedding is. (FSDP2 does so itself.)"""
+    gradient = parameter.grad
+    if isinstance(gradient, DTensor) and isinstance(parameter, DTensor):
+        parameter.grad = gradient.redistribute(placements=parameter.placements)
 
 
 def _tied() -> ParallelStyle:

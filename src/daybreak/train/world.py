@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -160,9 +159,6 @@ def first_host(nodes: str) -> str:
 
 
 def _meet(place: Place, device: torch.device) -> None:
-    # Tensors cut along two axes are put together by one collective per axis; that this could be faster is
-    # said at every first time, and is nothing for the person who runs this.
-    logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
