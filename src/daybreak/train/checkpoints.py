@@ -196,7 +196,9 @@ class Checkpoints:
         them that the run goes back to.
         """
         good = [step for step in self.steps() if step not in self._damaged]
-        keep = {written, *good[-self._settings.keep :]}
+        # Those that a signal asked for come on top: what a run goes back to does not depend on such.
+        regular = [step for step in good if step % self._settings.every == 0]
+        keep = {written, *good[-self._settings.keep :], *regular[-self._settings.keep :]}
         if (every := self._settings.keep_every) is not None:
             keep.update(step for step in good if step % every == 0)
         return [step for step in self.steps() if step not in keep]

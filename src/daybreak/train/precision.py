@@ -15,7 +15,7 @@ Loss = Callable[[Decoder, Batch], Tensor]
 """A mean in nats per predicted token."""
 
 
-def faster_dtype(device: str = "cpu") -> torch.dtype:
+def faster_dtype() -> torch.dtype:
     """In which this machine multiplies matrices of a training step's size faster: bfloat16 or float32.
 
     bfloat16 is twice as fast on processors that have it, and slower on others.

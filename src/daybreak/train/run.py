@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from daybreak.train.optimizers import optimizers
 from daybreak.train.precision import Loss, faster_dtype, in_dtype
 from daybreak.train.records import Records, Screen
 from daybreak.train.session import Ending, Progress, Session
-from daybreak.train.settings import Settings
+from daybreak.train.settings import CheckpointSettings, Settings
 from daybreak.train.step import batches, share, shrink_embedding_gradient
 from daybreak.train.stop import Stop, stop_on_signals
 from daybreak.train.subject import context_of, model_of, objective_of
@@ -79,16 +80,17 @@ def opened(settings: Settings, split: str = "training") -> TokenSet:
 
 def _train(given: Settings, folder: Path, here: World, stop: Stop, screen: Screen) -> Outcome:
     before = run_folder.stored(folder)
-    dtype = faster_dtype() if here.device.type == "cpu" else torch.bfloat16
-    settings = run_folder.settled(given, before, {"dtype": str(dtype).removeprefix("torch.")})
+    settings = run_folder.settled(given, before, lambda: _fast_dtype(here))
     changes = {} if before is None else run_folder.continued(before, settings, folder)
     _determine(settings, here)
     session = _session(settings, folder, here, screen)
     records = session.records
     last = _resume(session)
+    if here.main and before is None:
+        run_folder.keep(folder, settings)  # the first file: it says that this is a run
     records.begin(session.course, last, changes)
-    if here.main:
-        run_folder.keep(folder, settings)
+    if here.main and before is not None:
+        run_folder.keep(folder, settings)  # not before the logbook has told what is changed
     try:
         ending = session.train(stop)
         exported = _finish(session, folder, last) if ending == "finished" else None
@@ -129,7 +131,7 @@ def _session(settings: Settings, folder: Path, here: World, screen: Screen) -> S
         course=course,
         loader=loader,
         evaluation=_evaluation(settings, context, here, records),
-        checkpoints=Checkpoints(folder / run_folder.CHECKPOINTS, settings.checkpoints, records.note),
+        checkpoints=Checkpoints(folder / run_folder.CHECKPOINTS, _kept(settings), records.note),
         watch=Watch(settings.watch),
         records=records,
         progress=Progress(scale=settings.precision.loss_scale if dtype == torch.float16 else None),
@@ -153,6 +155,23 @@ def _finish(session: Session, folder: Path, resumed_at: int) -> Path:
     target = folder / run_folder.EXPORT
     export(session.model, target, session.average)
     return target
+
+
+def _fast_dtype(here: World) -> str:
+    """As rank 0 finds it: they must not differ."""
+    names = list(DTYPES)
+    fast = torch.bfloat16 if here.device.type != "cpu" or not here.main else faster_dtype()
+    number = names.index(str(fast).removeprefix("torch."))
+    return names[int(here.agree(number if here.main else 0))]
+
+
+def _kept(settings: Settings) -> CheckpointSettings:
+    """Where spikes are answered by going back, as many checkpoints as that needs."""
+    checkpoints, watch = settings.checkpoints, settings.watch
+    if watch.policy != "roll_back":
+        return checkpoints
+    needed = -(-watch.back // checkpoints.every) + 1
+    return dataclasses.replace(checkpoints, keep=max(checkpoints.keep, needed))
 
 
 def _check_shares(course: Course, here: World) -> None:

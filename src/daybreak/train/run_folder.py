@@ -6,7 +6,7 @@ import dataclasses
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ SETTINGS = "settings.yaml"
 CHECKPOINTS = "checkpoints"
 EXPORT = "model"
 LOCK = ".lock"
+UNFINISHED = ".settings-"
 
 FIXED = (
     *("objective", "seed", "ema", "model", "data.context", "data.weights", "data.masking"),
@@ -33,17 +34,23 @@ def stored(folder: Path) -> Settings | None:
     file = folder / SETTINGS
     if file.is_file():
         return reading.build(Settings, reading.read_yaml(file), str(file))
-    if folder.exists() and (not folder.is_dir() or any(one.name != LOCK for one in folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(map(_is_others, folder.iterdir()))):
         raise DaybreakError(f"{folder} exists and is no run; give another folder with --out")
     return None
 
 
+def _is_others(file: Path) -> bool:
+    """Not what a run leaves that was killed before its first file was whole."""
+    return file.name != LOCK and not file.name.startswith(UNFINISHED)
+
+
 def continued(before: Settings, given: Settings, folder: Path) -> dict[str, tuple[Any, Any]]:
     """What `given` changes in a run that was started with `before`: dotted name -> both values. Raises
-    `DaybreakError` for a change that would make it another run."""
+    `DaybreakError` for a change that would make it another run, once it has a checkpoint."""
     changes = reading.changed(before, given)
+    begun = any((folder / CHECKPOINTS).glob("step-*"))
     for name, (old, new) in changes.items():
-        if any(name == fixed or name.startswith(f"{fixed}.") for fixed in FIXED):
+        if begun and any(name == fixed or name.startswith(f"{fixed}.") for fixed in FIXED):
             raise DaybreakError(
                 f"{folder} holds a run with {name} {old!r}, not {new!r}; leave it as it was, or start "
                 "another run with --out (and --model.start to begin from this one's model)"
@@ -51,18 +58,18 @@ def continued(before: Settings, given: Settings, folder: Path) -> dict[str, tupl
     return changes
 
 
-def settled(given: Settings, before: Settings | None, choose: Mapping[str, str]) -> Settings:
+def settled(given: Settings, before: Settings | None, dtype_of: Callable[[], str]) -> Settings:
     """`given` with nothing left to be chosen by the machine: a run keeps what was chosen when it began."""
     precision = given.precision
     if precision.dtype == "auto":
-        dtype = choose["dtype"] if before is None else before.precision.dtype
+        dtype = dtype_of() if before is None else before.precision.dtype
         precision = dataclasses.replace(precision, dtype=dtype)  # type: ignore[arg-type]
     return dataclasses.replace(given, precision=precision)
 
 
 def keep(folder: Path, settings: Settings) -> None:
     """Write the settings file, the old one or the new one at every moment."""
-    handle, name = tempfile.mkstemp(dir=folder, prefix=".settings-")
+    handle, name = tempfile.mkstemp(dir=folder, prefix=UNFINISHED)
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write(reading.to_yaml(settings))
         file.flush()

@@ -217,6 +217,9 @@ class Session:
         OPT-175B); False where there is no such checkpoint, so that the step is only skipped."""
         settings, now = self.settings.watch, dataclasses.replace(self.progress)
         step = self.checkpoints.newest(before=max(now.step - settings.back, 0) + 1)
+        # One that a signal asked for is passed over: a run that was never interrupted would not have it.
+        while step is not None and step % self.settings.checkpoints.every:
+            step = self.checkpoints.newest(before=step)
         if step is None:
             self.records.note(f"there is no checkpoint {settings.back} steps ago; the batch is skipped")
             return False
