@@ -106,16 +106,21 @@ def test_a_restart_says_why_and_what_is_different(tmp_path: Path) -> None:
 
 def test_a_spike_names_the_documents(tmp_path: Path) -> None:
     long = Part(110, "code", 2, Document("a`b\nc.txt", 7, "a`b\nc.txt:7"), 30)
-    Logbook(tmp_path).event(SPIKE, "skip", [*parts(2), long, replace(long, sequence=111, tokens=12)])
+    Logbook(tmp_path).event(
+        SPIKE,
+        "skip",
+        [*parts(2), long, replace(long, sequence=111, tokens=12), replace(long, epoch=3, tokens=1)],
+    )
     assert text(tmp_path).startswith("### Step 1,234: loss spike\n\n")
     assert "The loss is 6, 2 times its usual 3. The step was not taken: weights and optimizer" in text(
         tmp_path
     )
     assert text(tmp_path).endswith(
-        "It had read 3 documents in sequences 100 to 111:\n"
+        "It had read 4 documents in sequences 100 to 111:\n"
         "- wiki: `wiki.jsonl`, place 1, id `id-0`, epoch 0: 64 tokens\n"
         "- wiki: `wiki.jsonl`, place 2, id `id-1`, epoch 0: 64 tokens\n"
-        "- code: `a'b c.txt`, place 7, epoch 2: 42 tokens\n\n"
+        "- code: `a'b c.txt`, place 7, epoch 2: 42 tokens\n"
+        "- code: `a'b c.txt`, place 7, epoch 3: 1 token\n\n"
     )
 
 

@@ -176,7 +176,7 @@ class Logbook:
         for (source, epoch, file, place, name), count in list(tokens.items())[:most]:
             known = "" if name in ("", f"{file}:{place}") else f", id {_code(name)}"
             lines.append(
-                f"- {_line(source)}: {_code(file)}, place {place:,}{known}, epoch {epoch}: {count:,} tokens"
+                f"- {_line(source)}: {_code(file)}, place {place:,}{known}, epoch {epoch}: {_tokens(count)}"
             )
         if len(tokens) > most:
             left = Counter(source for source, *_ in list(tokens)[most:])
@@ -266,6 +266,10 @@ def _code(text: str) -> str:
 
 def _cell(text: str) -> str:
     return _line(text).replace("|", "\\|")
+
+
+def _tokens(count: int) -> str:
+    return "1 token" if count == 1 else f"{count:,} tokens"
 
 
 def _number(value: float | None) -> str:
