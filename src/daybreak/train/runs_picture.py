@@ -82,11 +82,11 @@ def _extremes(values: Numbers) -> Numbers:
 
 
 def _smooth(steps: Numbers, values: Numbers) -> tuple[Numbers, Numbers]:
-    """Running medians, which a spike does not move; over fewer values at the ends."""
+    """Running medians, which a spike does not move. At the start, where a loss falls fast, they are over as
+    many values after a place as there are before it."""
     reach = max(1, round(len(values) * SPAN / 2))
     places = np.unique(np.linspace(0, len(values) - 1, PLACES).astype(int))
-    reaches = np.minimum(reach, np.minimum(places, len(values) - 1 - places))
-    parts = (values[place - each : place + each + 1] for place, each in zip(places, reaches, strict=True))
+    parts = (values[max(0, place - reach) : place + min(reach, place) + 1] for place in places)
     return steps[places], np.array([np.median(part) for part in parts])
 
 
@@ -104,14 +104,15 @@ def _dress(axes: Any, name: str, title: str, curves: Sequence[Curve]) -> None:
         axes.set_ylim(0, 1.1 * max(float(values.max()), 1.0))
         axes.yaxis.set_major_formatter(lambda value, place: f"{value:,.0f}")
     elif name in ("loss", "gradient_norm") and values.min() > 0 and values.max() > 2.5 * values.min():
-        _logarithmic(axes)
+        _logarithmic(axes, wide=bool(values.max() > 30 * values.min()))
 
 
-def _logarithmic(axes: Any) -> None:
+def _logarithmic(axes: Any, wide: bool) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0), numticks=12))
+    digits = (1.0, 2.0, 5.0) if wide else (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+    axes.yaxis.set_major_locator(LogLocator(subs=digits, numticks=12))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
 
