@@ -27,20 +27,20 @@ from tests.unit.processes import together
 STEPS = 50
 SEQUENCES = 4
 CONTEXT = 16
-SHAPE: dict[str, Any] = {"vocabulary": 97, "context": CONTEXT, "layers": 2, "width": 32, "heads": 4}
+SHAPE: dict[str, Any] = {"vocabulary": 97, "context": CONTEXT, "layers": 1, "width": 32, "heads": 4}
 """A vocabulary that no number of processes divides."""
 MARKS = Blanks(start=91, end=95, mask=88, rest=93, sentence=90)
 DESIGNS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt": ("gpt", {}),
-    "gpt2": ("gpt2", {}),
-    "gpt3": ("gpt3", {"windows": (None, 5)}),
-    "gpt_neo": ("gpt_neo", {"windows": (None, 5)}),
+    "gpt2": ("gpt2", {"layers": 2}),
+    "gpt3": ("gpt3", {"layers": 2, "windows": (None, 5)}),
+    "gpt_neo": ("gpt_neo", {"layers": 2, "windows": (None, 5)}),
     "gpt_j": ("gpt_j", {"positions": Rotary(4, "neighbours")}),
     "glm": ("glm", {"blanks": MARKS}),
     "gpt_neox": ("gpt_neox", {"positions": Rotary(4, "halves")}),
     "opt": ("opt", {}),
     "opt, narrow embedding": ("opt", {"embedding_width": 24, "block": "post", "final_norm": False}),
-    "bloom": ("bloom", {}),
+    "bloom": ("bloom", {"layers": 2}),
     "glm_130b": ("glm_130b", {"blanks": dataclasses.replace(MARKS, runs_on=True)}),
     "chatglm": ("chatglm", {"blanks": MARKS, "positions": Rotary(4, "halves", blocks=True)}),
     "llama": ("llama", {"positions": Rotary(8, "halves"), "key_heads": 2}),

@@ -39,7 +39,6 @@ LAYOUTS = {
     "tensor": ParallelSettings(tensor=4),
     "replicas": ParallelSettings(replicas=4),
     "shards and tensor": ParallelSettings(tensor=2),
-    "replicas and tensor": ParallelSettings(replicas=2, tensor=2),
 }
 SEQUENCES, LENGTH = 4, 12
 CPU = torch.device("cpu")
@@ -153,7 +152,7 @@ def written(world: World) -> list[Any]:
         parallelise(model.decoder, world)
         losses(model.decoder, world).backward()  # type: ignore[no-untyped-call]
         model.decoder.zero_grad()
-        first = model.generate([[3, 1, 4], [1, 5]], max_new_tokens=6)
+        first = model.generate([[3, 1, 4], [1, 5]], max_new_tokens=4)
         gather_back(model.decoder)
         cut = all(isinstance(one.data, DTensor) for one in model.decoder.parameters())
         losses(model.decoder, world).backward()  # type: ignore[no-untyped-call]
@@ -227,7 +226,7 @@ def test_muon_orthogonalises_whole_matrices(ranks: list[dict[str, Any]], alone: 
 def test_every_process_keeps_its_part_only(
     found: list[dict[str, dict[str, Any]]], alone: dict[str, Any]
 ) -> None:
-    for label, parts in {"shards": 4, "tensor": 4, "shards and tensor": 4, "replicas and tensor": 2}.items():
+    for label, parts in {"shards": 4, "tensor": 4, "shards and tensor": 4}.items():
         for own in found:
             assert own[label]["bytes"] < 1.5 * alone["bytes"] / parts, label
     assert all(own["replicas"]["bytes"] <= 1.1 * alone["bytes"] for own in found)
@@ -251,7 +250,6 @@ def test_who_reads_what(found: list[dict[str, dict[str, Any]]]) -> None:
         "tensor": [0, 0, 0, 0],
         "replicas": [0, 1, 2, 3],
         "shards and tensor": [0, 0, 1, 1],
-        "replicas and tensor": [0, 0, 1, 1],
     }
     for label, ranks in expected.items():
         total = sum(range(1, max(ranks) + 2))

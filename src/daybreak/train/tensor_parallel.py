@@ -56,7 +56,7 @@ def cut(decoder: Decoder, mesh: DeviceMesh) -> None:
     decoder.part = (mesh.get_local_rank(), mesh.size())
     parallelize_module(decoder, mesh, plan(decoder.architecture))
     for parameter in decoder.parameters():
-        parameter.register_post_accumulate_grad_hook(_cut_gradient)
+        parameter.register_post_accumulate_grad_hook(_cut_gradient)  # type: ignore[no-untyped-call]
 
 
 def check(architecture: Architecture, ranks: int) -> None:
