@@ -4,8 +4,8 @@
 
 Text files below the roots (documentation, sources) become rows of .jsonl files. They are taken again until
 there is enough text, each time with a third of the words exchanged for others of the same file, so that the
-copies are no near duplicates of each other. Throughput is text per second of processor time ("per core"), which
-other work on the machine changes little, and per second of the clock. Memory is the largest worker's.
+copies are no near duplicates of each other. Throughput is text per second of processor time ("per core"),
+which other work on the machine changes little, and per second of the clock. Memory is the largest process's.
 """
 
 from __future__ import annotations
@@ -112,11 +112,11 @@ def _report(report: dict, written: int, elapsed: float, arguments: argparse.Name
     stages = report["stages"]
     total = sum(stage["seconds"] for stage in stages.values())
     print(f"{megabytes:,.0f} MB of text, {report['documents']}")
-    print(
-        f"{megabytes / total:.2f} MB/s per core; {megabytes / elapsed:.2f} MB/s with {arguments.workers} workers"
-    )
-    main_memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    print(f"peak of the largest process: {main_memory / 2**20:,.0f} MiB")
+    together = f"{megabytes / elapsed:.2f} MB/s with {arguments.workers} workers"
+    print(f"{megabytes / total:.2f} MB/s per core; {together}")
+    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    memory = max(memory, *(stage["memory"] for stage in stages.values()))
+    print(f"peak of the largest process: {memory / 2**20:,.0f} MiB")
     for title, seconds in (
         ("by stage", {name: stage["seconds"] for name, stage in stages.items()}),
         ("by step", report["seconds"]),

@@ -14,6 +14,9 @@ NOT_RUN = {
     "daybreak infill": "needs a model with blanks, published or trained; tested with a small one",
     "daybreak convert": "needs a checkpoint in another format; tested with small ones",
     "daybreak chat": "needs a published checkpoint; tested with a small one",
+    "daybreak data build": "needs texts and a tokenizer; tested with small ones",
+    "daybreak data stats": "needs a data set; tested with a small one",
+    "daybreak tokenizer": "needs texts; tested with small ones",
     "python benchmarks": "measures for minutes, and needs a quiet machine",
 }
 """By the beginning of the command; `.venv/bin/daybreak` counts as `daybreak`."""

@@ -188,11 +188,11 @@ def _begin_worker(lock: Path) -> None:
     handle = lock.open("a")
     fcntl.flock(handle, fcntl.LOCK_SH)
     _held.append(handle)
-    parent = os.getppid()
+    parent = multiprocessing.parent_process()
+    assert parent is not None
 
     def look() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.2)
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=look, daemon=True).start()

@@ -1,8 +1,8 @@
 """datatrove's MinHash signatures in half the time.
 
 Finding near duplicates took half of a build's time, in three places: characters that are looked at one by one
-for their accents, a cryptographic hash per piece of five words, and divisions by a number that needs none. The
-result is the same kind of signature in the same files; pairs and groups are datatrove's.
+for their accents, a cryptographic hash per piece of five words, and divisions by a number that needs none.
+The result is the same kind of signature in the same files; pairs and groups are datatrove's.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ _MARKS = frozenset(c for c in map(chr, range(sys.maxunicode + 1)) if unicodedata
 
 class Signature(MinhashDedupSignature):  # type: ignore[misc]
     """Its pieces of words have other hashes than datatrove's, and the same ones are equal."""
+
+    words: _Words | None = None
 
     def simplified(self, text: str) -> str:
         """What datatrove's `simplify_text` makes of a text: no case, accents, signs; every number is 0."""
@@ -54,7 +56,7 @@ class Signature(MinhashDedupSignature):  # type: ignore[misc]
         for begin in range(0, len(shingles), ROWS):
             values = shingles[begin : begin + ROWS] * a  # [pieces, hashes]
             values += b
-            # Modulo 2**61 - 1 without dividing: the upper bits count once more, and then at most one prime is over.
+            # Modulo 2**61 - 1 without dividing: the upper bits count once more; then one prime may be over.
             high = values >> np.uint64(61)
             values &= PRIME
             values += high
@@ -63,7 +65,7 @@ class Signature(MinhashDedupSignature):  # type: ignore[misc]
         return [part.tolist() for part in np.split(least, self.config.num_buckets)]
 
     def _known(self) -> _Words:
-        if not hasattr(self, "words") or len(self.words) > KNOWN:
+        if self.words is None or len(self.words) > KNOWN:
             self.words = _Words()
         return self.words
 
