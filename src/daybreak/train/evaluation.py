@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -77,7 +78,7 @@ class Evaluation:
 
 def continuations(model: LanguageModel, prompts: Sequence[str], tokens: int) -> list[tuple[str, str]]:
     """Each prompt with what the model writes on, at temperature 0.8 and always with the same seed."""
-    settings = {"max_new_tokens": tokens, "temperature": 0.8, "top_p": 0.95, "seed": 0}
+    settings: dict[str, Any] = {"max_new_tokens": tokens, "temperature": 0.8, "top_p": 0.95, "seed": 0}
     found = []
     for prompt in prompts:
         try:

@@ -92,7 +92,7 @@ def _divide(decoder: Decoder, scale: float) -> None:
 def _moved(batch: Batch, device: torch.device) -> Batch:
     if device.type == "cpu":
         return batch
-    tensors = {
+    tensors: dict[str, Any] = {
         field.name: value.to(device, non_blocking=True)
         for field in dataclasses.fields(batch.reading)
         if isinstance(value := getattr(batch.reading, field.name), Tensor)
