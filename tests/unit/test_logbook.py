@@ -294,7 +294,10 @@ def test_a_killed_session_is_noticed_even_where_its_number_is_taken_again(tmp_pa
     running = RunStatus.read(tmp_path)
     assert running is not None and running.now == "running" and running.pid == child.pid
     child.kill()
-    while running.alive:  # a zombie until somebody waits for it, and dead all the same
+    deadline = time.monotonic() + 10
+    while (
+        running.alive and time.monotonic() < deadline
+    ):  # a zombie until we wait for it, and dead all the same
         time.sleep(0.01)
     assert running.now == "killed" and "killed without a word (by SIGKILL" in running.ended()
     child.communicate()
