@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sentencepiece import SentencePieceProcessor
 
@@ -112,6 +112,7 @@ def test_every_text_comes_back(name: str, text: str) -> None:
 
 @settings(max_examples=100)
 @given(text=TEXT)
+@example(text="cafe\u0301")
 def test_a_tokenizer_that_composes_letters_brings_composed_ones_back(text: str) -> None:
     tokenizer = trained("gpt_neox")
     back = tokenizer.decode(tokenizer.encode(text, special=False))
@@ -124,6 +125,7 @@ def test_a_tokenizer_that_composes_letters_brings_composed_ones_back(text: str) 
 )
 @settings(max_examples=100)
 @given(text=TEXT)
+@example(text="cafe\u0301 u\u0308ber")
 def test_texts_are_cut_as_the_published_classes_cut_them(name: str, kind: str, text: str) -> None:
     """transformers' class of the family, with our vocabulary and merges, and its own normaliser and cuts."""
     theirs = _published(name, kind)
@@ -188,6 +190,7 @@ def test_words_are_lower_cased_and_their_ends_marked() -> None:
 
 @settings(max_examples=100)
 @given(text=TEXT)
+@example(text="a <unk> b <0x0A> c")
 def test_sentencepiece_cuts_the_same_pieces(text: str) -> None:
     assert _pieces().encode(text) == trained("glm").encode(text, special=False)
 

@@ -13,8 +13,9 @@ from daybreak.data.build.tally import Tally
 from daybreak.data.recipe import Recipe, SourceSettings
 from daybreak.errors import DaybreakError
 
-CHARACTERS = 1 << 20
-"""Of a text file that are one text; where it is cut matters to nobody who counts a million of them."""
+CHARACTERS = 1 << 16
+"""Of a text file that are one text; libraries hold some hundreds of texts at once, and a cut in 64 thousand
+characters changes no count that matters."""
 
 
 class Texts:
