@@ -68,7 +68,7 @@ def test_steps_that_do_not_hold_are_refused(trained: Path) -> None:
         line = {"step": step, "position": 100 + 4 * step, "sequences": 4, "loss": 1.0, "event": None}
         file.write_text(file.read_text().rpartition("\n")[0] + "\n" + json.dumps(line) + "\n")
     assert replay(trained, 7).sequences == range(128, 132)
-    with pytest.raises(DaybreakError, match="1 to 7 of .*went back from step 9 to step 5"):
+    with pytest.raises(DaybreakError, match=r"1 to 7 of .*went back from step 9 to step 5"):
         replay(trained, 8)
 
 
