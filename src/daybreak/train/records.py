@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -142,7 +141,7 @@ class Records:
             }
         )
         self._run.at(progress.step)
-        if math.isfinite(seen.loss):
+        if verdict.action == "go":
             self._recent.append((seen.loss, seconds, tokens))
         if progress.step % self._settings.log.every == 0 and self.loss is not None:
             self._screen.point(self._point(progress.step, lr))
@@ -159,6 +158,7 @@ class Records:
         assert self._logbook is not None
         first = self._course.before(now.step) + before.position - self._course.before(before.step)
         self._logbook.rolled_back(before.step, now.step, first, before.position - 1, now.rate)
+        self._recent.clear()
         self._metrics.rolled_back(before.step, now.step, event)
 
     def scores(self, step: int, scores: dict[str, Score]) -> None:
