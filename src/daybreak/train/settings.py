@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from daybreak import families
 from daybreak.errors import DaybreakError
 from daybreak.train.amount import Amount
 
@@ -15,7 +16,7 @@ from daybreak.train.amount import Amount
 class ModelSettings:
     """What is trained."""
 
-    family: str = "gpt2"
+    family: str = families.FIRST_TO_TRAIN
     """The design; `daybreak families` lists them. Not needed where `start` names a checkpoint."""
     size: str | None = None
     """A published size of the family, such as pythia-70m; None: the family's base."""
