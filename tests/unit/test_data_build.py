@@ -93,7 +93,7 @@ def texts_of(folder: Path, tokenizer: Path, split: str = "training") -> list[str
             ids = np.fromfile(folder / f"{shard.name}.tokens", "<u2")
             begin = 0
             for end in np.fromfile(folder / f"{shard.name}.ends", "<u8").tolist():
-                assert ids[end - 1] == library.eos_id
+                assert ids[end - 1] == library.eos_id and library.eos_id not in ids[begin : end - 1]
                 found.append(library.decode(ids[begin : end - 1].tolist(), skip_special=False))
                 begin = end
     return found

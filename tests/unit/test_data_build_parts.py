@@ -120,12 +120,17 @@ def test_texts_are_simplified_as_datatrove_does(text: str) -> None:
     assert ours.simplified(spread) == simplify_text(spread)
 
 
+def _odd(values: np.ndarray) -> int:
+    return int(np.flatnonzero(values[0] % np.uint64(2))[0])
+
+
 @pytest.mark.parametrize("pieces", [1, 7, ROWS, ROWS + 1])
 def test_signatures_are_datatroves(pieces: int) -> None:
     ours = Signature("unused", CONFIG, language=Words())
     theirs = MinhashDedupSignature("unused", CONFIG, language=Words())
     shingles = np.random.default_rng(pieces).integers(0, 2**64, (pieces, 1), np.uint64)
-    shingles[0] = [np.iinfo(np.uint64).max]
+    a, b = (int(values[0, place]) for values in ours.parameters for place in [_odd(ours.parameters[0])])
+    shingles[0] = ((2**61 - 1 - b) * pow(a, -1, 2**64)) % 2**64  # its hash is the prime itself, so 0
     assert ours.get_signature(shingles) == theirs.get_signature(shingles)
 
 
