@@ -78,7 +78,7 @@ INTERRUPTED = {
     "bfloat16": {"precision": {"dtype": "bfloat16"}},
     "float16": {"precision": {"dtype": "float16", "loss_scale": 2.0**20, "loss_scale_window": 5}},
     "average": {"ema": 0.9},
-    "masked": {"data": {"masking": True}},
+    "masked": {"data": {"masking": True}, "evaluation": {"every": 20}},
     "growing batch": {"batch": {"ramp_from": 2, "ramp_over": "20 steps"}},
     "recomputed": {"precision": {"recompute": True}},
     "shrunk": {"optimizer": {"embedding_shrink": 0.1}},

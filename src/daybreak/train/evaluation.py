@@ -38,11 +38,13 @@ class Score:
 class Evaluation:
     """The same sequences every time: the first of each source of the validation split, in a fixed order."""
 
-    def __init__(self, data: TokenSet, length: int, sequences: int, micro: int, world: World) -> None:
+    def __init__(
+        self, data: TokenSet, length: int, sequences: int, micro: int, world: World, masking: bool = False
+    ) -> None:
         self._sources = [source for source in data.sources if source.tokens > length]
         self.left_out = [source.name for source in data.sources if source not in self._sources]
         """Sources whose held-out text is shorter than one sequence."""
-        self._loaders = [Loader(data, length, 0, {source.name: 1.0}) for source in self._sources]
+        self._loaders = [Loader(data, length, 0, {source.name: 1.0}, masking) for source in self._sources]
         self._length, self._sequences, self._micro, self._world = length, sequences, micro, world
 
     def __bool__(self) -> bool:

@@ -87,10 +87,14 @@ def _train(given: Settings, folder: Path, here: World, stop: Stop, screen: Scree
     records = session.records
     last = _resume(session)
     if here.main and before is None:
-        run_folder.keep(folder, settings)  # the first file: it says that this is a run
+        run_folder.keep(
+            folder, settings, session.course.context
+        )  # the first file: it says that this is a run
     records.begin(session.course, last, changes)
     if here.main and before is not None:
-        run_folder.keep(folder, settings)  # not before the logbook has told what is changed
+        run_folder.keep(
+            folder, settings, session.course.context
+        )  # not before the logbook has told what is changed
     try:
         ending = session.train(stop)
         exported = _finish(session, folder, last) if ending == "finished" else None
@@ -207,7 +211,8 @@ def _evaluation(settings: Settings, context: int, here: World, records: Records)
     if not settings.evaluation.every:
         return None
     data = opened(settings, "validation")
-    found = Evaluation(data, context, settings.evaluation.sequences, settings.batch.micro, here)
+    sequences, micro = settings.evaluation.sequences, settings.batch.micro
+    found = Evaluation(data, context, sequences, micro, here, settings.data.masking)
     if found.left_out:
         names = ", ".join(found.left_out)
         records.note(f"not evaluated, as their held-out text is shorter than a sequence: {names}")

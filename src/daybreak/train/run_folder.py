@@ -60,15 +60,19 @@ def continued(before: Settings, given: Settings, folder: Path) -> dict[str, tupl
 
 def settled(given: Settings, before: Settings | None, dtype_of: Callable[[], str]) -> Settings:
     """`given` with nothing left to be chosen by the machine: a run keeps what was chosen when it began."""
-    precision = given.precision
+    precision, data = given.precision, given.data
+    if data.context is None and before is not None:
+        data = dataclasses.replace(data, context=before.data.context)
     if precision.dtype == "auto":
         dtype = dtype_of() if before is None else before.precision.dtype
         precision = dataclasses.replace(precision, dtype=dtype)  # type: ignore[arg-type]
-    return dataclasses.replace(given, precision=precision)
+    return dataclasses.replace(given, precision=precision, data=data)
 
 
-def keep(folder: Path, settings: Settings) -> None:
-    """Write the settings file, the old one or the new one at every moment."""
+def keep(folder: Path, settings: Settings, context: int) -> None:
+    """Write the settings file, with the `context` that was found, the old one or the new one at every
+    moment."""
+    settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, context=context))
     handle, name = tempfile.mkstemp(dir=folder, prefix=UNFINISHED)
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write(reading.to_yaml(settings))
