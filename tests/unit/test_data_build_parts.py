@@ -152,6 +152,13 @@ def test_executors_that_are_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
             executors.check(name, SlurmSettings(partition="long"))
 
 
+def test_data_sets_of_the_hub_need_their_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    made = recipe(sources=[{"name": "web", "dataset": "owner/name"}])
+    with pytest.raises(DaybreakError, match=r"'web' is a data set of the hub.*pip install datasets"):
+        build(made, tmp_path, tmp_path / "out")
+
+
 def corpus(base: Path, rows: int = 40) -> Path:
     """Four files of rows, and a recipe that takes each for a task."""
     (base / "in").mkdir()

@@ -36,7 +36,7 @@ def documents(task: Task, source: SourceSettings, tally: Tally, rank: int) -> It
     """The documents of a task in their order; `tally` gets what could not be read."""
     for item in task.inputs:
         if item.kind == "hub":
-            yield from _Hub(item, source, tally).run(rank=0, world_size=1)
+            yield from _of_the_hub(item, source, tally)
             continue
         _check_unchanged(item)
         if item.bytes == 0:
@@ -44,6 +44,16 @@ def documents(task: Task, source: SourceSettings, tally: Tally, rank: int) -> It
             continue
         reader = _READERS[item.kind](item, source, tally)
         yield from reader.read_files_shard([item.path.lstrip("/")])
+
+
+def _of_the_hub(item: Input, source: SourceSettings, tally: Tally) -> Iterator[Document]:
+    try:
+        yield from _Hub(item, source, tally).run(rank=0, world_size=1)
+    except (OSError, ValueError) as error:  # not reached, not there, no such split
+        raise DaybreakError(
+            f"the data set {item.path} of the source {source.name!r} cannot be read: "
+            f"{' '.join(str(error).split())}"
+        ) from None
 
 
 def _check_unchanged(item: Input) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -58,6 +59,11 @@ def build(
     check(executor, recipe.slurm)
     for source in recipe.sources:
         filters.make(recipe, source)
+        if source.dataset is not None and importlib.util.find_spec("datasets") is None:
+            raise DaybreakError(
+                f"the source {source.name!r} is a data set of the hub, which needs a library: "
+                "pip install datasets"
+            )
     plan = make_plan(recipe, base, lambda done, total: shown("checksums", done, total))
     tokenizer = _tokenizer(recipe, base)
     state = {
