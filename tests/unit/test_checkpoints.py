@@ -491,10 +491,12 @@ def test_other_groups_of_the_optimizer_are_refused(tmp_path: Path) -> None:
         kept.load(1, tensors_of(*of(other)))
 
 
-def test_values_that_a_newer_torch_knows_keep_theirs() -> None:
-    tree = {"groups": [{"params": ["a"], "lr": 1.0, "new": 3}]}
-    set_values(tree, {"groups/0/params": ["a"], "groups/0/lr": 2.0, "groups/0/old": 4})
-    assert tree == {"groups": [{"params": ["a"], "lr": 2.0, "new": 3}]}
+def test_values_that_a_newer_torch_knows_and_ways_to_compute_keep_theirs() -> None:
+    tree = {"groups": [{"params": ["a"], "lr": 1.0, "new": 3, "fused": None}]}
+    set_values(
+        tree, {"groups/0/params": ["a"], "groups/0/lr": 2.0, "groups/0/old": 4, "groups/0/fused": True}
+    )
+    assert tree == {"groups": [{"params": ["a"], "lr": 2.0, "new": 3, "fused": None}]}
 
 
 def test_a_newer_format_is_named(tmp_path: Path) -> None:
