@@ -35,7 +35,8 @@ def loss_sum(decoder: Decoder, batch: Batch) -> Tensor:
         return token_losses(decoder, batch).sum()
     hidden = decoder(batch.reading).flatten(0, 1)  # [batch * length, width]
     bias = None if decoder.architecture.tied else decoder.head.bias
-    return _head(hidden, matrix, bias, batch.targets.reshape(-1))
+    total: Tensor = _head(hidden, matrix, bias, batch.targets.reshape(-1))
+    return total
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -75,7 +76,7 @@ class _Head(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         # In place: they are as large as the head itself, and of no use to anybody else.
         hidden, matrix, *bias = (one.mul_(upstream) for one in ctx.saved_tensors)
