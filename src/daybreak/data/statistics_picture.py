@@ -62,7 +62,7 @@ def _short(value: float) -> str:
 
 
 def _lengths(axes: Any, lengths: list[dict[str, int]]) -> None:
-    names = [_short(each["from"]) for each in lengths]
+    names = [f"{each['from']:,}" for each in lengths]
     axes.bar(names, [each["documents"] for each in lengths], color=GREY, width=0.9)
     axes.set_title("documents by length in tokens, from", loc="left")
     axes.yaxis.set_major_formatter(lambda value, place: _short(value))

@@ -103,9 +103,20 @@ def in_words(report: Mapping[str, Any]) -> Iterator[str]:
             yield f"  {count:,} {what}: {first}{', ...' if count > 3 else ''}"
 
 
+def _reasons(name: str, reasons: Mapping[str, int]) -> str:
+    """The most frequent three, in brackets; filters with one reason only name none."""
+    mine = [
+        f"{reason.removeprefix(f'{name}: ')} {count:,}"
+        for reason, count in reasons.items()
+        if reason.startswith(f"{name}: ")
+    ]
+    further = f", {len(mine) - 3} other reasons" if len(mine) > 3 else ""
+    return f" ({', '.join(mine[:3])}{further})" if mine else ""
+
+
 def _of_one(source: Mapping[str, Any]) -> Iterator[str]:
-    for reason, count in source["reasons"].items():
-        yield f"{count:,} left out by {reason}"
+    for name, count in source["filtered"].items():
+        yield f"{count:,} left out by {name}{_reasons(name, source['reasons'])}"
     for kind, count in source["duplicates"].items():
         if count:
             yield f"{count:,} {KINDS[kind]}"
