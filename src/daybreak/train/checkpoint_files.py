@@ -18,9 +18,11 @@ from typing import IO, Any
 
 import torch
 from torch import Tensor
-from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from daybreak.errors import DaybreakError
 from daybreak.train.ranks import Ranks
@@ -117,8 +119,8 @@ def write_tensors(folder: Path, tensors: dict[str, Tensor], ranks: Ranks) -> dic
     writer = _Writer(folder)
     _quiet()
     try:
-        dcp.save(tensors, storage_writer=writer, process_group=ranks.group, no_dist=ranks.group is None)
-    except (Exception, dcp.CheckpointException) as error:
+        save(tensors, storage_writer=writer, process_group=ranks.group, no_dist=ranks.group is None)
+    except (Exception, CheckpointException) as error:
         raise (writer.files.failed or _cause(error, ranks.rank)) from None
     return writer.files.digests
 
@@ -133,8 +135,8 @@ def read_tensors(folder: Path, tensors: dict[str, Tensor], ranks: Ranks) -> None
     _quiet()
     reader = _Reader(folder, places)
     try:
-        dcp.load(tensors, storage_reader=reader, process_group=ranks.group, no_dist=ranks.group is None)
-    except dcp.CheckpointException as error:
+        load(tensors, storage_reader=reader, process_group=ranks.group, no_dist=ranks.group is None)
+    except CheckpointException as error:
         causes = "; ".join(
             sorted({f"{type(cause).__name__}: {cause}" for cause, _ in error.failures.values()})
         )
@@ -154,7 +156,7 @@ class FailedElsewhere(Exception):
 
 def _cause(error: BaseException, rank: int) -> BaseException:
     """What went wrong in this process, out of what torch collects from all of them."""
-    if not isinstance(error, dcp.CheckpointException):
+    if not isinstance(error, CheckpointException):
         return error
     own = error.failures.get(rank)
     return own[0] if own is not None else FailedElsewhere()
@@ -281,7 +283,7 @@ class _Reader(FileSystemReader):
         super().__init__(folder)
         self._places = places
 
-    def read_metadata(self) -> Metadata:  # type: ignore[override]
+    def read_metadata(self) -> Metadata:
         return self._places
 
 

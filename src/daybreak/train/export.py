@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import get_model_state_dict
@@ -27,7 +28,8 @@ def export(
     the run has to call it. Rank 0 writes; a tensor is put together when its turn comes, so no process ever
     holds more than one tensor of the file beside its own parts. An error of rank 0 is raised in all.
     """
-    parameters = {**get_model_state_dict(model.decoder), **(weights or {})}
+    own: dict[str, Any] = get_model_state_dict(model.decoder)  # nothing but tensors in a decoder
+    parameters: dict[str, Tensor] = {**own, **(weights or {})}
     ranks = Ranks()
     if ranks.main:
         _write(model, folder, parameters, shard_size, ranks)

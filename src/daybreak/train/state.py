@@ -90,7 +90,8 @@ def _complete(optimizer: Optimizer) -> None:
 
 def flatten(tree: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a tree and its other values, each by its path: `optimizer/state/NAME/exp_avg`."""
-    tensors, values = {}, {}
+    tensors: dict[str, Tensor] = {}
+    values: dict[str, Any] = {}
     for path, _, _, value in _leaves(tree, ""):
         (tensors if isinstance(value, Tensor) else values)[path] = value
     return tensors, values
