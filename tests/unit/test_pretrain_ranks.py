@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import daybreak
+from daybreak.errors import DaybreakError
 from daybreak.train.settings import ParallelSettings, Settings
 from tests.unit.tiny_run import Silent, data_set, lines, settings, steps, trained
 
@@ -29,7 +30,11 @@ def process(rank: int, size: int, port: int, folder: Path, given: Settings) -> N
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    trained(folder, given, Silent())
+    try:
+        trained(folder, given, Silent())
+    except DaybreakError as error:
+        (folder.parent / f"{folder.name}.{rank}").write_text(str(error))
+        raise SystemExit(2) from None
 
 
 def together(folder: Path, given: Settings, size: int, **layout: Any) -> None:
@@ -91,8 +96,9 @@ def test_a_run_on_four_processes_goes_on_with_one_and_with_two(base: Path) -> No
     assert "`parallel.tensor`: 2 → 1" in story and story.count("# Logbook") == 1
 
 
-def test_a_batch_that_cannot_be_shared_is_refused(base: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_batch_that_cannot_be_shared_is_refused(base: Path) -> None:
     given = settings(data_set(base / "shared"), batch={"sequences": 3, "micro": 1})
     with pytest.raises(AssertionError):
         together(base / "refused", given, 2, shards=2)
-    assert "a batch of 3 sequences cannot be divided evenly among 2 processes" in capfd.readouterr().err
+    told = (base / "refused.0").read_text()
+    assert "a batch of 3 sequences cannot be divided evenly among 2 processes" in told
