@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from daybreak.architecture import Rotary
 from daybreak.errors import DaybreakError
+from daybreak.train import export as exporting
 from daybreak.train.checkpoints import Checkpoints
 from daybreak.train.export import export
 from daybreak.train.settings import CheckpointSettings, ParallelSettings
@@ -91,19 +92,19 @@ def most_alive() -> Iterator[list[int]]:
     """The most bytes of tensors put together that were alive at a time."""
     most = [0]
     alive: weakref.WeakSet[Tensor] = weakref.WeakSet()
-    full_tensor = DTensor.full_tensor
+    put_together = exporting._whole
 
-    def counted(self: DTensor) -> Tensor:
-        full = full_tensor(self)
+    def counted(tensor: Tensor) -> Tensor:
+        full = put_together(tensor)
         alive.add(full)
         most[0] = max(most[0], sum(one.nbytes for one in alive))
         return full
 
-    DTensor.full_tensor = counted  # type: ignore[method-assign, assignment]
+    exporting._whole = counted
     try:
         yield most
     finally:
-        DTensor.full_tensor = full_tensor  # type: ignore[method-assign]
+        exporting._whole = put_together
 
 
 def on_four(folder: Path) -> tuple[list[Any], list[Any]]:

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -201,10 +201,15 @@ def _write_safetensors(file: Path, shard: Sequence[Written], count: Callable[[in
     with file.open("wb") as handle:
         handle.write(len(text).to_bytes(8, "little") + text)
         for one in ordered:
-            for chunk in one.chunks():
-                count(handle.write(_bytes(chunk.to(one.dtype))))
+            _write_tensor(handle, one, count)
         handle.flush()
         os.fsync(handle.fileno())
+
+
+def _write_tensor(handle: BinaryIO, one: Written, count: Callable[[int], None]) -> None:
+    # A function of its own: its last chunk, which may be a view of the whole, is gone before the next tensor.
+    for chunk in one.chunks():
+        count(handle.write(_bytes(chunk.to(one.dtype))))
 
 
 def _bytes(tensor: Tensor) -> memoryview:
