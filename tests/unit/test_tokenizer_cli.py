@@ -53,6 +53,8 @@ def test_texts_are_those_of_the_files(corpus: Path) -> None:
 def test_a_large_file_is_read_in_parts(tmp_path: Path) -> None:
     file = tmp_path / "large.txt"
     file.write_text("é" * (2 * CHARACTERS + 5), encoding="utf-8")
+    assert len(list(Texts([str(file.rename(file.with_suffix(".rs")))], kind="text"))) == 3
+    file.with_suffix(".rs").rename(file)
     texts = Texts([str(file)])
     assert [len(text) for text in texts] == [CHARACTERS, CHARACTERS, 5]
     assert texts.documents == 1

@@ -98,8 +98,8 @@ def _print(outcome: Outcome, as_json: bool) -> None:
         return
     if outcome.ending == "stopped":
         print(
-            f"{outcome.folder}: stopped at step {outcome.step:,} of {outcome.steps:,}, with a checkpoint; the "
-            "same command goes on"
+            f"{outcome.folder}: stopped at step {outcome.step:,} of {outcome.steps:,}, with a checkpoint; "
+            "the same command goes on"
         )
         return
     scores = outcome.scores.get("all") or next(iter(outcome.scores.values()), None)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from daybreak import settings
 from daybreak.data.build.kinds import growth
 from daybreak.data.build.plan import Input, Task, make_plan
 from daybreak.data.build.tally import Tally
@@ -29,12 +30,14 @@ class Texts:
         self,
         paths: Sequence[str],
         key: str = "text",
+        kind: str = "auto",
         progress: Callable[[int, int], None] = lambda done, total: None,
         at_end: Callable[[], None] = lambda: None,
     ) -> None:
-        """`key`: of JSON and parquet. `progress` gets the bytes read and, roughly, those of all; `at_end` is
-        called when all are."""
-        self._source = SourceSettings("text", paths=tuple(paths), text=key)
+        """`key`: of JSON and parquet. `kind`: text, jsonl, parquet, or auto: by the files' endings.
+        `progress` gets the bytes read and, roughly, those of all; `at_end` is called when all are."""
+        tree = {"name": "text", "paths": list(paths), "text": key, "kind": kind}
+        self._source = settings.build(SourceSettings, tree)
         plan = make_plan(Recipe(sources=(self._source,), tokenizer="none"), Path.cwd())
         self.inputs: list[Input] = plan.inputs
         self._total = round(sum(item.bytes * growth(item.kind, item.packing) for item in self.inputs))

@@ -27,6 +27,9 @@ def train(
         list[str] | None, typer.Option("--special", help="A further special token; may be repeated.")
     ] = None,
     key: Annotated[str, typer.Option(help="Where JSON and parquet have the text.")] = "text",
+    kind: Annotated[
+        str, typer.Option(help="text, jsonl or parquet, whatever the files' endings; auto: by these.")
+    ] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")] = False,
 ) -> None:
     """Learn a tokenizer from texts, as one of the families has it, and write a folder that daybreak and
@@ -38,7 +41,7 @@ def train(
 
     with Live() as live:
         live.phase("reading")
-        texts = Texts(paths, key, progress=live.progress, at_end=lambda: live.phase("learning"))
+        texts = Texts(paths, key, kind, progress=live.progress, at_end=lambda: live.phase("learning"))
         learned = learn_tokenizer(texts, like, out, vocabulary, special or ())
     for problem in learned.problems:
         print(f"left out: {problem}", file=sys.stderr)
