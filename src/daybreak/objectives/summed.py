@@ -99,7 +99,8 @@ class _Gradients:
 
     def __init__(self, hidden: Tensor, matrix: Tensor, bias: Tensor | None) -> None:
         self.hidden = torch.empty_like(hidden)
-        self.matrix = torch.zeros_like(matrix)
+        # Written by the first part, as filling a gigabyte with zeros takes most of a second.
+        self.matrix = torch.empty_like(matrix)
         self.bias = None if bias is None else torch.zeros_like(bias)
 
     @property
@@ -110,10 +111,13 @@ class _Gradients:
         """`logits` [rows, vocabulary] is their gradient."""
         if self.bias is not None:
             self.bias += logits.sum(0)
+        first = part.start == 0
         if weights.dtype == self.matrix.dtype == self.hidden.dtype:
             torch.mm(logits, weights, out=self.hidden[part])
-            self.matrix.addmm_(logits.t(), inputs[part])
+            self.matrix.addmm_(logits.t(), inputs[part], beta=0 if first else 1)
             return
         small = logits.to(weights.dtype)
         self.hidden[part] = small @ weights
+        if first:
+            self.matrix.zero_()
         self.matrix += small.t() @ inputs[part]

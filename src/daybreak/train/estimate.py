@@ -11,6 +11,8 @@ import torch
 
 from daybreak import parameters
 from daybreak.architecture import Architecture
+from daybreak.objectives.batch import token_losses
+from daybreak.objectives.summed import loss_sum
 from daybreak.train.ceiling import ceiling
 from daybreak.train.course import Course
 from daybreak.train.flops import flops
@@ -93,7 +95,9 @@ def estimate(
     size, device = replicas * shards * tensor, _device(settings.parallel)
     dtype = _dtype(settings, device)
     micro = min(settings.batch.micro, max(1, settings.batch.sequences // (replicas * shards)))
-    keeps = kept(architecture, micro, course.context, dtype, settings.precision.recompute)
+    # On one CPU the head keeps no logits (objectives/summed.py).
+    losses = loss_sum if size == 1 and device == "cpu" else token_losses
+    keeps = kept(architecture, micro, course.context, dtype, settings.precision.recompute, losses)
     cut = Cut(shards, tensor, gathers=replicas * shards > 1)
     need = memory(architecture, settings.optimizer, keeps, cut, settings.ema is not None)
     count = parameters.count(architecture)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,9 @@ from torch.optim import Muon
 
 from daybreak.architecture import Architecture
 from daybreak.model.decoder import Decoder
-from daybreak.objectives.batch import Batch, token_losses
+from daybreak.objectives.batch import Batch
 from daybreak.objectives.causal import Causal
+from daybreak.objectives.summed import ROWS, loss_sum
 from daybreak.train.optimizers import optimizers
 from daybreak.train.precision import products
 from daybreak.train.settings import OptimizerSettings
@@ -37,8 +38,8 @@ class Memory:
     """Copies of matrices in the dtype of the products, kept from the way forwards to the way back."""
     activations: int
     """What the blocks keep for the way back."""
-    logits: int
-    """What the head and the loss keep for the way back."""
+    head: int
+    """Logits, and what the head and the loss keep for the way back."""
 
     @property
     def total(self) -> int:
@@ -51,7 +52,7 @@ class Kept:
 
     casts: int
     activations: int
-    logits: int
+    head: int
 
 
 @dataclass(frozen=True)
@@ -86,16 +87,23 @@ def memory(
         gathered=_gathered(named, parts) if cut.gathers else 0,
         casts=kept.casts // cut.tensor,
         activations=kept.activations,
-        logits=kept.logits // cut.tensor,
+        head=kept.head // cut.tensor,
     )
 
 
-def kept(architecture: Architecture, micro: int, context: int, dtype: torch.dtype, recompute: bool) -> Kept:
+def kept(
+    architecture: Architecture,
+    micro: int,
+    context: int,
+    dtype: torch.dtype,
+    recompute: bool,
+    losses_of: Callable[[Decoder, Batch], Tensor] = loss_sum,
+) -> Kept:
     """What is kept of `micro` sequences of `context` tokens, with products in `dtype`.
 
     Counted on a model without memory of its own: the loss is computed on fake tensors, and every tensor that
     autograd keeps is noted once by its storage. A compiled step keeps less. With `recompute` the blocks keep
-    their inputs, and one block what it computes.
+    their inputs, and one block what it computes. `losses_of` is how the run computes its losses.
     """
     noted = _Noted(architecture)
     inputs = Causal(architecture.blanks).batch(torch.zeros(micro, context + 1, dtype=torch.int64))
@@ -104,13 +112,14 @@ def kept(architecture: Architecture, micro: int, context: int, dtype: torch.dtyp
         noted.weights = {one.untyped_storage()._cdata for one in decoder.parameters()}
         decoder.register_forward_hook(noted.head_follows)
         with products(dtype), torch.autograd.graph.saved_tensors_hooks(noted.pack, noted.unpack):
-            losses = token_losses(decoder, _faked(inputs))
+            losses = losses_of(decoder, _faked(inputs))
         del losses
     activations = noted.bytes["activations"]
     if recompute:
         held = 4 * architecture.layers * micro * context * architecture.width
         activations = held + activations // architecture.layers
-    return Kept(noted.bytes["casts"], activations, noted.bytes["logits"])
+    part = min(ROWS, micro * context) * architecture.vocabulary * 4  # the gradient of the logits in work
+    return Kept(noted.bytes["casts"], activations, noted.bytes["head"] + part)
 
 
 class _Noted:
@@ -124,11 +133,11 @@ class _Noted:
         self._seen: dict[int, Any] = {}
         self._place = "activations"
         self.weights: set[int] = set()
-        self.bytes = {"casts": 0, "activations": 0, "logits": 0}
+        self.bytes = {"casts": 0, "activations": 0, "head": 0}
 
     def head_follows(self, module: nn.Module, inputs: Any, output: Any) -> None:
         del module, inputs, output
-        self._place = "logits"
+        self._place = "head"
 
     def pack(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from daybreak.data.loader import Loader
 from daybreak.data.token_shards import TokenSet
 from daybreak.errors import DaybreakError
 from daybreak.model.decoder import Decoder
-from daybreak.objectives.batch import Batch, Objective, token_losses
+from daybreak.objectives.batch import Objective
+from daybreak.objectives.summed import loss_sum
 from daybreak.train import parallel, run_folder
 from daybreak.train.checkpoints import Checkpoints
 from daybreak.train.compiled import compiled
@@ -66,16 +68,11 @@ def pretrain(given: Settings, folder: Path, screen: Screen) -> Outcome:
             return _train(given, folder, here, stop, screen)
 
 
-def loss_sum(decoder: Decoder, batch: Batch) -> Tensor:
-    """The losses of all predicted tokens of a batch, added up, in nats."""
-    return token_losses(decoder, batch).sum()
-
-
-def opened(settings: Settings, split: str = "training") -> TokenSet:
-    """The data that the settings name. Raises `DaybreakError` where they name none."""
+def opened(settings: Settings, split: str = "training", verify: bool = False) -> TokenSet:
+    """The data that the settings name; `verify` compares all checksums. Raises `DaybreakError` where they name none."""
     if settings.data.folder is None:
         raise DaybreakError("no data is named; give --data with a folder that `daybreak data build` wrote")
-    return TokenSet.open(settings.data.folder, split)
+    return TokenSet.open(settings.data.folder, split, verify)
 
 
 def _train(given: Settings, folder: Path, here: World, stop: Stop, screen: Screen) -> Outcome:
@@ -83,6 +80,9 @@ def _train(given: Settings, folder: Path, here: World, stop: Stop, screen: Scree
     settings = run_folder.settled(given, before, lambda: _fast_dtype(here))
     changes = {} if before is None else run_folder.continued(before, settings, folder)
     _determine(settings, here)
+    if before is None and settings.data.verify and here.main:
+        screen.phase("checking the data")
+        opened(settings, verify=True), opened(settings, "validation", verify=True)
     session = _session(settings, folder, here, screen)
     records = session.records
     last = _resume(session)
@@ -99,9 +99,11 @@ def _train(given: Settings, folder: Path, here: World, stop: Stop, screen: Scree
         ending = session.train(stop)
         exported = _finish(session, folder, last) if ending == "finished" else None
     except BaseException as error:
+        with contextlib.suppress(Exception):  # what is being written is finished, if it can be
+            session.checkpoints.wait()
         records.failed(session.progress, error)
         raise
-    records.ended(session.progress, ending, stop.signal)
+    records.ended(session.progress, ending, stop.signal if ending == "stopped" else None)
     progress, scores = session.progress, records.last_scores
     return Outcome(
         folder, ending, stop.signal, progress.step, session.course.steps, records.loss, scores, exported
@@ -153,10 +155,14 @@ def _resume(session: Session) -> int:
 def _finish(session: Session, folder: Path, resumed_at: int) -> Path:
     """Once all steps are done: the last scores, and the model as a folder that others open."""
     every, steps = session.settings.evaluation.every, session.course.steps
-    scored = every and steps % every == 0 and resumed_at < steps
-    if every and not scored:
-        session.evaluate()
     target = folder / run_folder.EXPORT
+    if resumed_at == steps and (target / "config.json").is_file():
+        return target
+    if every and session.average is not None:
+        session.records.note("the last evaluation is that of the moving average, which becomes the model")
+        session.evaluate(averaged=True)
+    elif every and (steps % every or resumed_at == steps):
+        session.evaluate()
     export(session.model, target, session.average)
     return target
 
