@@ -133,6 +133,7 @@ def test_a_finished_run_is_not_trained_again_and_can_be_made_longer(data: Path, 
         ({"model": {"changes": {"layers": 3}}}, "model.changes.layers 2, not 3"),
         ({"optimizer": {"name": "muon"}}, "optimizer.name 'adamw', not 'muon'"),
         ({"data": {"weights": {"north": 2, "south": 1}}}, "data.weights"),
+        ({"batch": {"sequences": 8}}, "batch.sequences 4, not 8"),
     ],
 )
 def test_another_run_is_not_mistaken_for_this_one(
@@ -341,3 +342,85 @@ def test_data_of_another_tokenizer_is_refused(data: Path, tmp_path: Path) -> Non
 def test_what_does_not_fit_is_named(tree: dict[str, Any], named: str, data: Path, tmp_path: Path) -> None:
     with pytest.raises(DaybreakError, match=named):
         trained(tmp_path / "run", settings(data, **tree))
+
+
+def test_options_of_the_optimizer_that_change_take_effect(data: Path, tmp_path: Path) -> None:
+    given = settings(data)
+    for name in ("changed", "as before"):
+        stopped_after(20, tmp_path / name, given)
+    trained(tmp_path / "as before", given)
+    trained(tmp_path / "changed", settings(data, optimizer={"weight_decay": 50.0, "beta2": 0.5}))
+    before, after = steps(tmp_path / "as before"), steps(tmp_path / "changed")
+    assert after[20] == before[20] and after[21]["loss"] == before[21]["loss"]
+    assert after[30]["loss"] != before[30]["loss"]
+    sizes = [weights(tmp_path / name)["tokens.weight"].norm() for name in ("changed", "as before")]
+    assert sizes[0] < 0.9 * sizes[1]
+
+
+@pytest.mark.parametrize("dtypes", [("float32", "float16"), ("float16", "float32")])
+def test_the_loss_scale_follows_the_dtype(dtypes: tuple[str, str], data: Path, tmp_path: Path) -> None:
+    for number, dtype in enumerate(dtypes):
+        given = settings(data, length=f"{10 + 10 * number} steps", precision={"dtype": dtype})
+        trained(tmp_path, given)
+    scales = [values["loss_scale"] for values in steps(tmp_path).values()]
+    expected = {"float32": None, "float16": 65536.0}
+    assert scales[0] == expected[dtypes[0]] and scales[10] == expected[dtypes[1]]
+
+
+def test_the_average_forgets_the_fresh_weights(data: Path, tmp_path: Path) -> None:
+    given = settings(data, length="60 steps", ema=0.999, evaluation={"every": 60})
+    trained(tmp_path, given)
+    live, averaged = (line["evaluation"]["all"]["loss"] for line in lines(tmp_path, "evaluation"))
+    assert averaged == pytest.approx(live, abs=0.5) and averaged != live
+
+
+def test_float16_keeps_small_gradients() -> None:
+    """A step of many tokens divides each token's gradient by their number: not before it is computed."""
+    from daybreak.objectives.causal import Causal
+    from daybreak.objectives.summed import loss_sum
+    from daybreak.train.precision import in_dtype
+    from daybreak.train.step import Scale, gradient
+    from daybreak.train.world import World
+
+    world, batch = World.alone(torch.device("cpu")), Causal().batch(torch.randint(0, 300, (2, 17)))
+    found = {}
+    for dtype, scale in ((torch.float32, None), (torch.float16, Scale(512.0, 32))):
+        model = daybreak.create("gpt2", vocabulary=300, context=16, layers=2, width=32, heads=2)
+        gradient(model.decoder, in_dtype(loss_sum, dtype), [batch] * 200, world, 1, scale)
+        found[dtype] = model.decoder.get_parameter("blocks.0.attention.query.weight").grad
+    difference = (found[torch.float16] - found[torch.float32]).norm() / found[torch.float32].norm()
+    assert difference < 0.02
+
+
+def test_a_roll_back_without_a_good_checkpoint_is_a_skip(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Spikes(monkeypatch, {30: "spike"})
+    original = Session._roll_back
+
+    def damaged(self: Session, *arguments: Any) -> bool:
+        self.checkpoints.wait()
+        for file in (tmp_path / "checkpoints").glob("step-*/*.distcp"):
+            if file.parent.name != "step-00000028":
+                file.write_bytes(b"")
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Session, "_roll_back", damaged)
+    outcome = trained(tmp_path, settings(data, watch={"policy": "roll_back", "warmup": 5, "back": 5}))
+    assert outcome.ending == "finished" and not lines(tmp_path, "rolled_back")
+    assert "the batch is skipped" in (tmp_path / "logbook.md").read_text(encoding="utf-8")
+
+
+def test_damaged_data_is_refused_when_a_run_begins(tmp_path: Path) -> None:
+    data = data_set(tmp_path / "data")
+    shard = data / "training" / "north" / "00000.tokens"
+    shard.write_bytes(bytes(len(shard.read_bytes())))
+    with pytest.raises(DaybreakError, match=r"00000\.tokens is damaged"):
+        trained(tmp_path / "run", settings(data))
+
+
+def test_what_a_recipe_needs_is_told_without_data(capsys: pytest.CaptureFixture[str]) -> None:
+    from daybreak.cli.main import run
+
+    assert run(["pretrain", "--recipe", "pythia-14m", "--dry-run", "--json"]) == 0
+    assert '"parameters": 14067712' in capsys.readouterr().out

@@ -76,7 +76,7 @@ def test_a_run_on_four_processes_goes_on_with_one_and_with_two(base: Path) -> No
         ema=0.9,
         model={"family": "bloom", "changes": {"layers": 2, "width": 32, "heads": 4}},
         schedule={"name": "constant", "warmup": "5 steps"},
-        evaluation={"every": 20, "sequences": 8},
+        evaluation={"every": 20, "sequences": 7},
     )
     trained(base / "one", given)
     together(base / "four", short(given, 20), 4, shards=2, tensor=2)

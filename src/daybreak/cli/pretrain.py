@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,7 +65,7 @@ def pretrain(
         outcome = logic(settings, out, screen)
     if screen.speaks:
         _print(outcome, as_json)
-    return 0 if outcome.ending == "finished" else SIGNALLED + (outcome.signal or 0)
+    return 0 if outcome.ending == "finished" else SIGNALLED + (outcome.signal or signal.SIGTERM)
 
 
 def _print_config(settings: Settings, recipe: str | None, as_json: bool) -> None:

@@ -79,7 +79,7 @@ class Checkpoints:
         """The step of the newest checkpoint (of a step below `before`) whose files are all as they were
         written; None: there is no checkpoint.
 
-        Damaged ones are told and passed over. Raises `DaybreakError` if all are damaged.
+        Damaged ones are told and passed over. Raises `DaybreakError` if all of a run are damaged.
         """
         self.wait()
         steps = self._ranks.first(self._steps_with_replaced())
@@ -92,7 +92,7 @@ class Checkpoints:
             self._damaged.add(step)
             problems.append(f"{self._at(step)} is damaged: {problem}")
             self._tell(f"{problems[-1]}; it is passed over")
-        if problems:
+        if problems and before is None:
             raise DaybreakError(
                 f"no checkpoint can be used: {'; '.join(problems)}; restore one from elsewhere, or start anew"
             )

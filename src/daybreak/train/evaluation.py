@@ -29,8 +29,8 @@ class Score:
     loss: float
     """Nats per predicted token."""
     bits_per_byte: float
-    """The same per byte of text, in bits: does not depend on the tokenizer. Of an objective with blanks it
-    is what the predicted tokens would cost if all were so."""
+    """The same per byte of text, in bits: does not depend on the tokenizer. All tokens of the source are
+    taken to cost as much as the predicted ones do: with blanks or masking some are never predicted."""
     tokens: int
     """Predicted ones."""
 
@@ -65,16 +65,19 @@ class Evaluation:
         self, source: TokenSource, loader: Loader, model: LanguageModel, objective: Objective, loss_of: Loss
     ) -> Score:
         world = self._world
-        # No more than there are, each once; as many for every process.
-        there = (source.tokens - 1) // self._length - 1
-        count = max(1, min(self._sequences, there) // world.data_ranks) * world.data_ranks
+        count = min(self._sequences, source.tokens // self._length)  # each once
+        # All processes have to make as many passes: where the last ones have less to score, they read without
+        # scoring.
+        numbers = share(-(-count // world.data_ranks) * world.data_ranks, 0, world)
         total = torch.zeros(2, dtype=torch.float64, device=world.device)
-        numbers = share(count, 0, world)
-        for batch in batches(objective, loader.windows(numbers), numbers, self._micro, world.device):
+        parts = batches(objective, loader.windows(numbers), numbers, self._micro, world.device)
+        for part, batch in enumerate(parts):
+            first = numbers.start + part * self._micro
+            batch.targets[max(0, count - first) :] = UNSCORED
             total[0] += loss_of(model.decoder, batch).double()
             total[1] += (batch.targets != UNSCORED).sum()
         losses, tokens = world.sum(total).tolist()
-        loss = losses / tokens
+        loss = losses / max(tokens, 1)
         return Score(loss, loss / math.log(2) * source.tokens / source.bytes, int(tokens))
 
 

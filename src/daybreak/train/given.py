@@ -42,6 +42,6 @@ def estimated(settings: Settings) -> Estimate:
     from daybreak.train.run import opened
     from daybreak.train.subject import architecture, context_of
 
-    data = opened(settings)
+    data = opened(settings) if settings.data.folder is not None else None
     shape = architecture(settings, data)
     return estimate(settings, shape, Course(settings, context_of(settings, shape, data)))

@@ -38,6 +38,16 @@ def optimizers(decoder: Decoder, settings: OptimizerSettings) -> list[Optimizer]
     return found
 
 
+def set_options(chosen: Sequence[Optimizer], settings: OptimizerSettings) -> None:
+    """Give optimizers that were read from a checkpoint the options that `settings` say now."""
+    for optimizer in chosen:
+        for group in optimizer.param_groups:
+            matrices = group["params"] and group["params"][0].ndim >= 2
+            group["weight_decay"] = settings.weight_decay if matrices else 0.0
+            if isinstance(optimizer, AdamW):
+                group["betas"], group["eps"] = (settings.beta1, settings.beta2), settings.eps
+
+
 def highest_rates(settings: OptimizerSettings) -> list[float]:
     """Of each of `optimizers`, before schedule and roll-backs."""
     return [settings.lr] if settings.name == "adamw" else [settings.lr, settings.muon_lr]

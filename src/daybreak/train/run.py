@@ -69,7 +69,8 @@ def pretrain(given: Settings, folder: Path, screen: Screen) -> Outcome:
 
 
 def opened(settings: Settings, split: str = "training", verify: bool = False) -> TokenSet:
-    """The data that the settings name; `verify` compares all checksums. Raises `DaybreakError` where they name none."""
+    """The data that the settings name; `verify` compares all checksums. Raises `DaybreakError` where they
+    name none."""
     if settings.data.folder is None:
         raise DaybreakError("no data is named; give --data with a folder that `daybreak data build` wrote")
     return TokenSet.open(settings.data.folder, split, verify)

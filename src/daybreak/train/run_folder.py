@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +22,7 @@ UNFINISHED = ".settings-"
 
 FIXED = (
     *("objective", "seed", "ema", "model", "data.context", "data.weights", "data.masking"),
-    "optimizer.name",
+    *("batch.sequences", "batch.ramp_from", "batch.ramp_by", "batch.ramp_over", "optimizer.name"),
 )
 """Settings that a run cannot change on the way: with another value it would be another run."""
 
@@ -63,6 +62,10 @@ def settled(given: Settings, before: Settings | None, dtype_of: Callable[[], str
     precision, data = given.precision, given.data
     if data.context is None and before is not None:
         data = dataclasses.replace(data, context=before.data.context)
+    if data.folder is not None:
+        data = dataclasses.replace(
+            data, folder=data.folder.absolute()
+        )  # the run may be continued from anywhere
     if precision.dtype == "auto":
         dtype = dtype_of() if before is None else before.precision.dtype
         precision = dataclasses.replace(precision, dtype=dtype)  # type: ignore[arg-type]
@@ -73,12 +76,14 @@ def keep(folder: Path, settings: Settings, context: int) -> None:
     """Write the settings file, with the `context` that was found, the old one or the new one at every
     moment."""
     settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, context=context))
-    handle, name = tempfile.mkstemp(dir=folder, prefix=UNFINISHED)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
+    for left in folder.glob(f"{UNFINISHED}*"):
+        left.unlink()
+    unfinished = folder / f"{UNFINISHED}{os.getpid()}"
+    with unfinished.open("w", encoding="utf-8") as file:
         file.write(reading.to_yaml(settings))
         file.flush()
         os.fsync(file.fileno())
-    os.replace(name, folder / SETTINGS)
+    os.replace(unfinished, folder / SETTINGS)
 
 
 @contextmanager

@@ -20,12 +20,12 @@ from daybreak.train import parallel
 from daybreak.train.checkpoints import Checkpoints
 from daybreak.train.course import Course
 from daybreak.train.evaluation import Evaluation, continuations
-from daybreak.train.optimizers import highest_rates, set_rates
+from daybreak.train.optimizers import highest_rates, set_options, set_rates
 from daybreak.train.precision import Loss
 from daybreak.train.records import Records
 from daybreak.train.settings import Settings
 from daybreak.train.state import put_back, tensors_of
-from daybreak.train.step import batches, gradient, share
+from daybreak.train.step import Scale, batches, gradient, share
 from daybreak.train.stop import Stop
 from daybreak.train.watch import Seen, Verdict, Watch
 from daybreak.train.world import World
@@ -47,6 +47,8 @@ class Progress:
     """float16: the loss scale."""
     clean: int = 0
     """float16: steps since the scale last changed."""
+    averaged: int = 0
+    """Steps that the moving average has seen."""
 
     def adapt_scale(self, overflow: bool, window: int) -> None:
         """Half of the scale after an overflow, twice after `window` steps without one."""
@@ -55,7 +57,7 @@ class Progress:
         self.clean = 0 if overflow else self.clean + 1
         if overflow:
             self.scale /= 2
-        elif self.clean == window:
+        elif self.clean >= window:
             self.scale, self.clean = self.scale * 2, 0
 
 
@@ -88,6 +90,8 @@ class Session:
         Raises `DaybreakError` when the watcher ends the run, and when a checkpoint cannot be written.
         """
         settings, progress = self.settings, self.progress
+        if progress.step >= self.course.steps:
+            return "finished"
         reading = self._reading()
         while progress.step < self.course.steps:
             if self.world.agree(stop.asked):
@@ -142,12 +146,19 @@ class Session:
         tensors = tensors_of(self.model.decoder, self.optimizers, self.average)
         self.checkpoints.load(step, tensors)
         put_back(tensors, self.model.decoder, self.optimizers, self.average)
+        set_options(self.optimizers, self.settings.optimizer)  # these may have changed since
+        begun = self.progress.scale
         vars(self.progress).update(numbers["progress"])
+        if begun is None or self.progress.scale is None:  # another dtype than before
+            self.progress.scale, self.progress.clean = begun, 0
         return numbers
 
-    def evaluate(self) -> None:
-        """Score the held-out text and let the model write, as the settings say."""
+    def evaluate(self, averaged: bool = False) -> None:
+        """Score the held-out text and let the model write, as the settings say; `averaged`: with the moving
+        average for its weights, which stays in their place."""
         settings, decoder = self.settings.evaluation, self.model.decoder
+        if averaged:
+            self._take_average()
         decoder.eval()
         if self.evaluation:
             scores = self.evaluation.score(self.model, self.objective, self.plain_loss_of)
@@ -173,8 +184,9 @@ class Session:
     def _gradient(self, numbers: range, windows: Windows) -> Seen:
         parts = batches(self.objective, windows, numbers, self.settings.batch.micro, self.world.device)
         progress = self.progress
-        number = progress.step + 1
-        return gradient(self.model.decoder, self.loss_of, parts, self.world, number, progress.scale)
+        number, tokens = progress.step + 1, self.settings.batch.micro * self.course.context
+        scale = None if progress.scale is None else Scale(progress.scale, tokens)
+        return gradient(self.model.decoder, self.loss_of, parts, self.world, number, scale)
 
     @torch.no_grad()
     def _move(self, seen: Seen) -> None:
@@ -185,10 +197,23 @@ class Session:
         for optimizer in self.optimizers:
             optimizer.step()
         if self.average is not None:
-            assert self.settings.ema is not None
-            weights = dict(decoder.named_parameters())
-            for name, average in self.average.items():
-                average.lerp_(weights[name].detach(), 1 - self.settings.ema)
+            self._extend_average(self.average)
+
+    def _extend_average(self, averages: dict[str, Tensor]) -> None:
+        """A constant decay would keep the fresh weights in the average for long; it begins small instead
+        (TensorFlow's ExponentialMovingAverage, num_updates)."""
+        assert self.settings.ema is not None
+        seen = self.progress.averaged = self.progress.averaged + 1
+        decay = min(self.settings.ema, seen / (9 + seen))
+        weights = dict(self.model.decoder.named_parameters())
+        for name, average in averages.items():
+            average.lerp_(weights[name].detach(), 1 - decay)
+
+    @torch.no_grad()
+    def _take_average(self) -> None:
+        assert self.average is not None
+        for name, parameter in self.model.decoder.named_parameters():
+            parameter.copy_(self.average[name])
 
     def _forget_gradient(self) -> None:
         for optimizer in self.optimizers:

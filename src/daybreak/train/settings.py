@@ -38,6 +38,8 @@ class DataSettings:
     """Tokens of a sequence; None: as many as the recipe of the data says, and the model takes."""
     weights: Mapping[str, float] | None = None
     """Shares of the sources by name; None: those of the recipe."""
+    verify: bool = True
+    """Check the checksums of all shards when a run begins; later starts check their sizes."""
     masking: bool = False
     """Tokens see those of their own document only, and positions count from its start."""
 
@@ -107,7 +109,7 @@ class PrecisionSettings:
     recompute: bool = False
     """Recompute the blocks' activations while going backwards instead of keeping them."""
     loss_scale: float = 65536.0
-    """float16: the loss scale at the start."""
+    """float16: the loss scale at the start, a factor on the mean loss of a micro-batch."""
     loss_scale_window: int = 1000
     """float16: steps without overflow after which the scale is doubled."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -40,18 +41,30 @@ def batches(
     return found
 
 
+@dataclass(frozen=True)
+class Scale:
+    """float16's loss scale."""
+
+    value: float
+    """What the mean loss of a micro-batch is multiplied by before its gradient is computed (Megatron-LM and
+    apex count so)."""
+    tokens: int
+    """Of a micro-batch, the same on all processes."""
+
+
 def gradient(
-    decoder: Decoder, loss_of: Loss, parts: Sequence[Batch], world: World, step: int, scale: float | None
+    decoder: Decoder, loss_of: Loss, parts: Sequence[Batch], world: World, step: int, scale: Scale | None
 ) -> Seen:
     """Add up the gradients of `parts` and of the other data ranks' parts, and say what came out.
 
     `loss_of` gives the sum of the losses of a batch. It is divided by the number of tokens that are predicted
     on all ranks, so the result does not depend on how a step's sequences are divided. With a loss `scale`
-    (float16) the loss is multiplied by it on the way, and the gradients are divided again.
+    the gradients are computed of the scaled mean of each micro-batch, which keeps them within the range of
+    float16 however large the step is, and only then brought to their true size.
     """
     counted = torch.stack([(batch.targets != UNSCORED).sum() for batch in parts]).sum()
     total = world.sum(counted).clamp(min=1)
-    factor = (scale or 1.0) / total.double().item()
+    factor = 1 / total.item() if scale is None else scale.value / scale.tokens
     losses = []
     for batch in parts:
         loss = loss_of(decoder, batch)
@@ -59,12 +72,12 @@ def gradient(
         losses.append(loss.detach().double())
     loss = world.sum(torch.stack(losses).sum()) / total
     if scale is not None:
-        _divide(decoder, scale)
+        _multiply(decoder, 1 / (factor * total.item()))
     norm = parallel.gradient_norm(decoder, world).item()
     embedding = parallel.norm(_embedding_gradient(decoder), world).item()
     # A loss that is a number with a gradient that is none is how the loss scale finds its height.
     overflow = scale is not None and math.isfinite(loss.item()) and not math.isfinite(norm)
-    return Seen(step, loss.item(), norm, embedding, scale, overflow)
+    return Seen(step, loss.item(), norm, embedding, None if scale is None else scale.value, overflow)
 
 
 def shrink_embedding_gradient(decoder: Decoder, factor: float) -> None:
@@ -84,9 +97,9 @@ def _embedding_gradient(decoder: Decoder) -> Iterator[Tensor]:
         yield found
 
 
-def _divide(decoder: Decoder, scale: float) -> None:
+def _multiply(decoder: Decoder, factor: float) -> None:
     gradients = [one.grad for one in decoder.parameters() if one.grad is not None]
-    torch._foreach_mul_(gradients, 1 / scale)
+    torch._foreach_mul_(gradients, factor)
 
 
 def _moved(batch: Batch, device: torch.device) -> Batch:

@@ -42,12 +42,13 @@ PROBE = "The sun  rose.\n\tdef f(x): return x**2  # naïve – 日本語, 123456
 """A text that tokenizers disagree about."""
 
 
-def architecture(settings: Settings, data: TokenSet) -> Architecture:
-    """Of the model before there is one: what `--dry-run` needs to know."""
+def architecture(settings: Settings, data: TokenSet | None) -> Architecture:
+    """Of the model before there is one: what `--dry-run` needs to know. Without data it is as published."""
     if settings.model.start is not None:
         return load(settings.model.start, settings.model.revision).architecture
     page = families.by_name(settings.model.family)
-    return page.architecture(settings.model.size, **_changes(page, settings, data))
+    changes = _spelled(settings.model.changes) if data is None else _changes(page, settings, data)
+    return page.architecture(settings.model.size, **changes)
 
 
 def model_of(settings: Settings, data: TokenSet) -> LanguageModel:
@@ -69,9 +70,10 @@ def model_of(settings: Settings, data: TokenSet) -> LanguageModel:
     return model
 
 
-def context_of(settings: Settings, shape: Architecture, data: TokenSet) -> int:
+def context_of(settings: Settings, shape: Architecture, data: TokenSet | None) -> int:
     """Tokens of a training sequence."""
-    return settings.data.context or min(data.context, shape.context)
+    most = shape.context if data is None else min(data.context, shape.context)
+    return settings.data.context or most
 
 
 def objective_of(settings: Settings, model: LanguageModel) -> Objective:
@@ -111,7 +113,7 @@ def _started(settings: ModelSettings, tokenizer: Tokenizer) -> LanguageModel:
 
 def _changes(page: Family, settings: Settings, data: TokenSet) -> dict[str, Any]:
     """The fields that differ from the size's (or the base's), those that follow from others with them."""
-    changes = dict(settings.model.changes)
+    changes = _spelled(settings.model.changes)
     wanted = page.architecture(settings.model.size)
     if "vocabulary" not in changes:
         own, published = data.vocabulary, wanted.vocabulary
@@ -123,9 +125,16 @@ def _changes(page: Family, settings: Settings, data: TokenSet) -> dict[str, Any]
         changes["positions"] = _turning(wanted, changes)
     if wanted.blanks is not None and "blanks" not in changes:
         changes["blanks"] = _blanks(page, wanted.blanks, data.tokenizer())
-    if isinstance(changes.get("windows"), list):
-        changes["windows"] = tuple(changes["windows"])
     return changes
+
+
+def _spelled(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """YAML has lists where the architecture has tuples and sets."""
+    kinds: dict[str, Any] = {"windows": tuple, "biases": frozenset}
+    return {
+        name: kinds[name](value) if name in kinds and isinstance(value, list) else value
+        for name, value in changes.items()
+    }
 
 
 def _turning(wanted: Architecture, changes: Mapping[str, Any]) -> Rotary:
