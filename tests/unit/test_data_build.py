@@ -321,3 +321,11 @@ def test_the_command(tmp_path: Path, tokenizer: Path, capsys: pytest.CaptureFixt
     assert picture.read_bytes()[1:4] == b"PNG"
     assert cli(["data", "build", str(recipe), "--validation", "2"]) == 2
     assert "validation is 2" in capsys.readouterr().err
+
+
+def test_a_build_beside_its_sources_stays_the_same(tmp_path: Path, tokenizer: Path) -> None:
+    rows_in(tmp_path, "rows", {"a.jsonl": range(5)})
+    tree = {"sources": [{"name": "all", "paths": ["."]}]}
+    first = made(tmp_path, tokenizer, "all", **tree)
+    assert first.report is not None and first.report["documents"]["read"] == 5
+    assert made(tmp_path, tokenizer, "all", **tree).did == "nothing"

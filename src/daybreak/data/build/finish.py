@@ -13,6 +13,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from daybreak import __version__, settings
 from daybreak.data.build.executors import spent
+from daybreak.data.build.files import FILES, FOLDERS
 from daybreak.data.build.plan import Plan, fingerprint
 from daybreak.data.build.report import make_report
 from daybreak.data.build.steps import loaded
@@ -76,9 +77,9 @@ def _move(done: Path, out: Path) -> None:
     """What is in `out` gives way, its manifest first, so that nobody reads a mixture of two data sets."""
     marker = done.parent / MOVING
     if not marker.exists():
-        for name in (MANIFEST, "report.json", "recipe.yaml"):
+        for name in FILES:
             (out / name).unlink(missing_ok=True)
-        for name in (*SPLITS, "tokenizer"):
+        for name in FOLDERS:
             if (out / name).exists():
                 shutil.rmtree(out / name)
         marker.touch()

@@ -6,16 +6,16 @@ built on two cores and one that was built on a cluster are the same.
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from daybreak.data.build.kinds import ENDINGS, growth, kind_of, packing_of
+from daybreak.data.build.files import Found
+from daybreak.data.build.kinds import growth, packing_of
 from daybreak.data.recipe import Recipe, SourceSettings
 from daybreak.errors import DaybreakError
 
@@ -85,12 +85,14 @@ Told = Callable[[int, int], None]
 """Bytes done, bytes in all."""
 
 
-def make_plan(recipe: Recipe, base: Path, progress: Told | None = None) -> Plan:
-    """Find the files, take their checksums and cut the work into tasks. Relative paths start at `base`.
+def make_plan(recipe: Recipe, base: Path, progress: Told | None = None, out: Path | None = None) -> Plan:
+    """Find the files, take their checksums and cut the work into tasks. Relative paths start at `base`; what
+    a build writes into `out` is left out.
 
-    Raises `DaybreakError` for a path that is not there, and for a source without a file that can be read.
+    Raises `DaybreakError` for a path that is not there, for what cannot be read, and for a source without a
+    file that can be read.
     """
-    found = _Found(base)
+    found = Found(base, out)
     files = [found.files(source) for source in recipe.sources]
     sums = _checksums(
         [path for list_ in files for path, _, _ in list_], progress or (lambda done, all_: None)
@@ -107,55 +109,8 @@ def make_plan(recipe: Recipe, base: Path, progress: Told | None = None) -> Plan:
     return Plan(recipe, tuple(tasks), pieces, tuple(found.other_kinds), tuple(found.twice))
 
 
-class _Found:
-    """Files of all sources; each is taken once."""
-
-    def __init__(self, base: Path) -> None:
-        self.base = base.resolve()
-        self.seen: set[Path] = set()
-        self.other_kinds: list[tuple[str, str]] = []
-        self.twice: list[tuple[str, str]] = []
-
-    def files(self, source: SourceSettings) -> list[tuple[Path, str, str]]:
-        """Path, name and kind of the files of a source, in order."""
-        result = []
-        for pattern in source.paths:
-            for path in self._matching(pattern, source):
-                name = self._name(path)
-                kind = kind_of(path.name) if source.kind == "auto" else source.kind
-                if kind is None:
-                    self.other_kinds.append((source.name, name))
-                elif (real := path.resolve()) in self.seen:
-                    self.twice.append((source.name, name))
-                else:
-                    self.seen.add(real)
-                    result.append((path, name, kind))
-        if source.paths and not result:
-            raise DaybreakError(
-                f"the source {source.name!r} has no file that can be read in {', '.join(source.paths)}: "
-                f"readers take {', '.join(ENDINGS)}, and other endings where the source says its kind"
-            )
-        return result
-
-    def _matching(self, pattern: str, source: SourceSettings) -> Iterable[Path]:
-        whole = os.path.join(self.base, os.path.expanduser(pattern))
-        if os.path.isdir(whole):
-            return sorted(Path(at, name) for at, _, names in os.walk(whole) for name in names)
-        if os.path.exists(whole):
-            return [Path(whole)]
-        found = sorted(Path(match) for match in glob.glob(whole, recursive=True) if os.path.isfile(match))
-        if not found:
-            raise DaybreakError(f"the source {source.name!r}: there is nothing at {whole}")
-        return found
-
-    def _name(self, path: Path) -> str:
-        absolute = Path(os.path.abspath(path))
-        inside = absolute.is_relative_to(self.base)
-        return (absolute.relative_to(self.base) if inside else absolute).as_posix()
-
-
 def _checksums(paths: list[Path], progress: Told) -> Mapping[Path, tuple[os.stat_result, str]]:
-    total = sum(path.stat().st_size for path in paths)
+    total = sum(os.path.getsize(path) for path in paths if path.exists())
     done = 0
     result = {}
     with ThreadPoolExecutor() as pool:  # hashing lets other threads run

@@ -16,6 +16,7 @@ from daybreak import settings
 from daybreak.data.build import filters
 from daybreak.data.build.copies import Exact, Near
 from daybreak.data.build.executors import Shown, Stage, alone, check, run
+from daybreak.data.build.files import BUILDING
 from daybreak.data.build.finish import MANIFEST, Finish
 from daybreak.data.build.gather import Gather
 from daybreak.data.build.plan import Plan, fingerprint, make_plan
@@ -25,8 +26,6 @@ from daybreak.data.recipe import Recipe, read_recipe
 from daybreak.data.token_shards import Manifest, TokenSet
 from daybreak.errors import DaybreakError
 
-BUILDING = ".building"
-"""Inside the data set's folder: everything of a build that is not through."""
 STATE = "state.json"
 
 
@@ -64,7 +63,7 @@ def build(
                 f"the source {source.name!r} is a data set of the hub, which needs a library: "
                 "pip install datasets"
             )
-    plan = make_plan(recipe, base, lambda done, total: shown("checksums", done, total))
+    plan = make_plan(recipe, base, lambda done, total: shown("checksums", done, total), out)
     tokenizer = _tokenizer(recipe, base)
     state = {
         "recipe": settings.to_tree(recipe),
