@@ -272,6 +272,20 @@ def test_what_is_finished_is_not_done_again(tmp_path: Path, tokenizer: Path) -> 
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("*")} == before
 
 
+@pytest.mark.parametrize("split", ["training", "validation"])
+def test_what_is_damaged_is_not_finished(tmp_path: Path, tokenizer: Path, split: str) -> None:
+    tree = {"sources": [rows_in(tmp_path, "rows", {"a.jsonl": range(30)})], "validation": 0.3}
+    made(tmp_path, tokenizer, **tree)
+    file = tmp_path / f"out/{split}/rows/00000.tokens"
+    file.write_bytes(file.read_bytes()[:-2])
+    with pytest.raises(DaybreakError, match=rf"{split}/rows/00000.tokens has .* bytes.*--force"):
+        made(tmp_path, tokenizer, **tree)
+    file.unlink()
+    with pytest.raises(DaybreakError, match=rf"{split}/rows/00000.tokens is missing.*--force"):
+        made(tmp_path, tokenizer, **tree)
+    assert made(tmp_path, tokenizer, force=True, **tree).did == "built"
+
+
 def test_changes_are_named(tmp_path: Path, tokenizer: Path) -> None:
     source = rows_in(tmp_path, "rows", {"a.jsonl": range(5), "b.jsonl": range(5, 9)})
     made(tmp_path, tokenizer, sources=[source])

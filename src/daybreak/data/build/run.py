@@ -17,7 +17,7 @@ from daybreak.data.build import filters
 from daybreak.data.build.copies import Exact, Near
 from daybreak.data.build.executors import Shown, Stage, alone, check, run
 from daybreak.data.build.files import BUILDING
-from daybreak.data.build.finish import MANIFEST, Finish
+from daybreak.data.build.finish import MANIFEST, SPLITS, Finish
 from daybreak.data.build.gather import Gather
 from daybreak.data.build.plan import Plan, fingerprint, make_plan
 from daybreak.data.build.steps import Kept, Prepare, Tokenise, Unique, loaded
@@ -149,7 +149,8 @@ def _is_through(out: Path, state: Mapping[str, Any], force: bool) -> bool:
         if unfinished.exists() and not differences(read_json(unfinished), state):
             return False  # it was to be replaced, and that was interrupted
         raise DaybreakError(_changed(out, different))
-    TokenSet.open(out, "training")
+    for split in SPLITS:
+        TokenSet.open(out, split)
     return True
 
 
