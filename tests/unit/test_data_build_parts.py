@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from datatrove.data import Document
 from datatrove.pipeline.dedup import MinhashConfig, MinhashDedupSignature
@@ -21,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daybreak import settings
-from daybreak.data.build import executors, filters
+from daybreak.data.build import executors, filters, steps
 from daybreak.data.build.copies import HASH
 from daybreak.data.build.minhash import ROWS, Signature
 from daybreak.data.build.plan import make_plan
@@ -143,6 +144,22 @@ def test_pieces_of_words_are_equal_where_words_and_order_are() -> None:
     swapped = [words[1], words[0], *words[2:5]]
     assert ours.get_shingles(" ".join(swapped))[0] != one[0]
     assert ours.get_shingles("only four words here").shape == (0, 1)
+
+
+def test_what_waits_between_stages_may_be_long(tmp_path: Path) -> None:
+    """Offsets of 64 bits, in the file's schema and in what is read back; and the documents come back."""
+    where = [{"file": "f", "place": place, "language": ""} for place in (1, 2, 3)]
+    documents = [
+        Document(f"text {one['place']} \U0001f600", str(one["place"]), metadata=one) for one in where
+    ]
+    writer = steps.Kept(tmp_path)
+    assert list(writer.run(iter(documents), rank=4)) == documents
+    file = tmp_path / "00004.parquet"
+    with pyarrow.parquet.ParquetFile(file) as parquet:
+        for schema in (parquet.schema_arrow, next(parquet.iter_batches()).schema):
+            kinds = {name: schema.field(name).type for name in ("text", "id", "file", "language")}
+            assert set(kinds.values()) == {pyarrow.large_string()}
+    assert list(steps._read_back(file)) == documents
 
 
 def test_executors_that_are_not_here(monkeypatch: pytest.MonkeyPatch) -> None:

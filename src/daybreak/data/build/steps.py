@@ -69,7 +69,8 @@ class Kept(ParquetWriter):  # type: ignore[misc]
     """datatrove's writer, for documents on their way between two stages: one file per task."""
 
     def __init__(self, folder: Path) -> None:
-        kinds = {name: pyarrow.string() for name in COLUMNS} | {"place": pyarrow.int64()}
+        # A batch of 1000 documents may have more than the 2 GiB that a column of plain strings holds.
+        kinds = {name: pyarrow.large_string() for name in COLUMNS} | {"place": pyarrow.int64()}
         super().__init__(
             str(folder),
             output_filename="${rank}.parquet",
