@@ -250,10 +250,10 @@ lines = open(sys.argv[-1]).read().splitlines()
 directives = dict(line[10:].partition("=")[::2] for line in lines if line.startswith("#SBATCH"))
 number = len(open({log!r}).readlines())
 open({log!r}, "a").write(directives["job-name"] + " " + options.get("dependency", "-") + "\\n")
-if "merge_stats" not in lines[-1]:
+if "merge_stats" not in lines[-1] and not os.path.exists({log!r} + ".queue"):
     for task in range(int(directives["array"].split("%")[0].split("-")[1]) + 1):
         environment = dict(os.environ, SLURM_ARRAY_TASK_ID=str(task), RUN_OFFSET="0", SLURM_NODELIST="here")
-        subprocess.run(["bash", sys.argv[-1]], check=True, env=environment, stdout=2)
+        subprocess.run(["bash", sys.argv[-1]], check=True, env=environment, stdout=2, cwd="/")
 print("Submitted batch job", number)
 """
 TOOLS = {
@@ -262,9 +262,10 @@ TOOLS = {
 }
 
 
-def test_slurm_gets_the_same_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With commands that stand for Slurm's, and run the jobs at once, in order."""
-    file = corpus(tmp_path, rows=12)
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Commands that stand for Slurm's, and run the jobs at once, in order, in another folder; where
+    log.queue is there beside the log, they keep them waiting. Returned is the log."""
     tools, log = tmp_path / "tools", tmp_path / "log"
     tools.mkdir()
     log.touch()
@@ -272,16 +273,54 @@ def test_slurm_gets_the_same_build(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (tools / name).write_text(text)
         (tools / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}:{Path(sys.executable).parent}:{os.environ['PATH']}")
+    return log
+
+
+def test_slurm_gets_the_same_build(tmp_path: Path, cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = corpus(tmp_path, rows=12)
+    monkeypatch.chdir(tmp_path)
     tree = json.loads(file.read_text()) | {"task_megabytes": 64, "validation": 0}
     tree["deduplication"] = {"exact": False}  # fewer jobs
     made = settings.build(Recipe, tree | {"slurm": {"partition": "long"}})
-    assert build(made, tmp_path, tmp_path / "out", executor="slurm").did == "submitted"
-    jobs = dict(line.split() for line in log.read_text().splitlines() if "merge" not in line)
+    assert build(made, tmp_path, Path("out"), executor="slurm").did == "submitted"
+    jobs = dict(line.split() for line in cluster.read_text().splitlines() if "merge" not in line)
     stages = ("tokens", "shards", "manifest")
     assert list(jobs) == [f"daybreak-{stage}" for stage in stages]
     build(settings.build(Recipe, tree), tmp_path, tmp_path / "here", workers=1)
     assert tokens(tmp_path / "out") == tokens(tmp_path / "here")
-    assert build(made, tmp_path, tmp_path / "out", executor="slurm").did == "nothing"
+    assert build(made, tmp_path, Path("out"), executor="slurm").did == "nothing"
+
+
+def test_what_waits_in_the_queue_is_not_handed_over_again(tmp_path: Path, cluster: Path) -> None:
+    tree = json.loads(corpus(tmp_path, rows=12).read_text()) | {"slurm": {"partition": "long"}}
+    made, out = settings.build(Recipe, tree), tmp_path / "out"
+    queue = cluster.with_name("log.queue")
+    queue.touch()
+    assert build(made, tmp_path, out, executor="slurm").did == "submitted"
+    submitted = cluster.read_text()
+    numbers = map(str, range(0, len(submitted.splitlines()), 2))  # each has one after it that adds statistics
+    jobs = rf"handed to the cluster already .jobs {', '.join(numbers)}\W"
+    for executor in ("slurm", "local"):
+        with pytest.raises(DaybreakError, match=jobs):
+            build(made, tmp_path, out, executor=executor)
+    assert cluster.read_text() == submitted
+    assert build(made, tmp_path, out, executor="slurm", force=True).did == "submitted"
+    assert len(cluster.read_text()) > len(submitted)
+    (out / ".building/submitted.json").unlink()  # as the message says
+    assert build(made, tmp_path, out, workers=1).did == "built"
+
+
+def test_what_the_queue_did_not_take_is_handed_over_again(tmp_path: Path, cluster: Path) -> None:
+    tree = json.loads(corpus(tmp_path, rows=12).read_text()) | {"slurm": {"partition": "long"}}
+    made, out = settings.build(Recipe, tree), tmp_path / "out"
+    sbatch = tmp_path / "tools/sbatch"
+    works = sbatch.read_text()
+    sbatch.write_text("#!/bin/sh\nexit 1\n")
+    with pytest.raises(subprocess.CalledProcessError):
+        build(made, tmp_path, out, executor="slurm")
+    sbatch.write_text(works)
+    cluster.with_name("log.queue").touch()
+    assert build(made, tmp_path, out, executor="slurm").did == "submitted"
 
 
 def test_a_plan_is_cut_by_size_and_keeps_the_order(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from daybreak.data.recipe import SlurmSettings
 from daybreak.errors import DaybreakError
 
 EXECUTORS = ("local", "ray", "slurm")
-LOCK, STAGES, SPENT = "lock", "stages", "spent"
+LOCK, STAGES, SPENT, SUBMITTED = "lock", "stages", "spent", "submitted.json"
 PRELOADED = [f"daybreak.data.build.{name}" for name in ("executors", "copies", "gather", "steps")]
 PATIENCE = 10.0
 """Seconds that a build waits for the workers of one that was killed."""
@@ -73,7 +73,7 @@ def run(
         folder / STAGES / f"{number}-{stage.name.replace(' ', '-')}" for number, stage in enumerate(stages)
     ]
     if executor == "slurm":
-        _submit(stages, logs, workers, slurm)
+        _submit(stages, logs, workers, slurm, folder / SUBMITTED)
         return False
     for stage, log in zip(stages, logs, strict=True):
         with _watched(stage, log, shown):
@@ -90,10 +90,13 @@ def _made(executor: str, stage: Stage, log: Path, workers: int) -> Any:
     return Local(stage.steps, tasks=stage.tasks, workers=at_once, logging_dir=str(log))
 
 
-def _submit(stages: Sequence[Stage], logs: Sequence[Path], workers: int, slurm: SlurmSettings) -> None:
+def _submit(
+    stages: Sequence[Stage], logs: Sequence[Path], workers: int, slurm: SlurmSettings, mark: Path
+) -> None:
     from datatrove.executor.slurm import SlurmPipelineExecutor
 
     last = None
+    executors = []
     for stage, log in zip(stages, logs, strict=True):
         last = SlurmPipelineExecutor(
             stage.steps,
@@ -110,8 +113,31 @@ def _submit(stages: Sequence[Stage], logs: Sequence[Path], workers: int, slurm: 
             logging_dir=str(log),
             depends=last,
         )
+        executors.append(last)
     assert last is not None
-    last.run()
+    write_json(mark, {"jobs": []})  # the last job takes it away, perhaps before its number is known here
+    try:
+        last.run()
+    finally:
+        # None: the command failed before it; -1: all its tasks are through.
+        jobs = [str(one.job_id) for one in executors if one.job_id not in (None, -1)]
+        if not jobs:
+            mark.unlink()
+        elif mark.exists():
+            write_json(mark, {"jobs": jobs})
+
+
+def check_not_submitted(folder: Path) -> None:
+    """Raises `DaybreakError` where the cluster has the build already, and has not finished it."""
+    mark = folder / SUBMITTED
+    if not mark.exists():
+        return
+    jobs = read_json(mark)["jobs"]
+    numbers = f" (jobs {', '.join(jobs)})" if jobs else ""
+    raise DaybreakError(
+        f"{folder.parent} was handed to the cluster already{numbers}, and is not finished; wait for it. If "
+        f"it failed, or you cancelled it, remove {mark} to go on with what is left, or start over: --force"
+    )
 
 
 class Local(LocalPipelineExecutor):  # type: ignore[misc]

@@ -12,7 +12,7 @@ from typing import Any
 from datatrove.pipeline.base import PipelineStep
 
 from daybreak import __version__, settings
-from daybreak.data.build.executors import spent
+from daybreak.data.build.executors import SUBMITTED, spent
 from daybreak.data.build.files import FILES, FOLDERS
 from daybreak.data.build.plan import Plan, fingerprint
 from daybreak.data.build.report import make_report
@@ -39,7 +39,9 @@ class Finish(PipelineStep):  # type: ignore[misc]
         done = self.building / "done"
         if not (done / MANIFEST).exists():
             if (self.building / MOVING).exists():
-                return  # it was the very last step that was interrupted
+                # It was the very last step that was interrupted.
+                (self.building / SUBMITTED).unlink(missing_ok=True)
+                return
             tokenizer = loaded(self.building / "tokenizer")
             tokenizer.save(done / "tokenizer")
             report = make_report(self.plan, self.building / "reports")
@@ -56,6 +58,7 @@ class Finish(PipelineStep):  # type: ignore[misc]
                 inputs={**self.inputs, "versions": versions},
             ).write(done)
         _move(done, self.out)
+        (self.building / SUBMITTED).unlink(missing_ok=True)
 
     def _sources(self) -> list[Source]:
         found: dict[tuple[int, str], list[Shard]] = {}

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from daybreak import settings
 from daybreak.data.build import filters
 from daybreak.data.build.copies import Exact, Near
-from daybreak.data.build.executors import Shown, Stage, alone, check, run
+from daybreak.data.build.executors import Shown, Stage, alone, check, check_not_submitted, run
 from daybreak.data.build.files import BUILDING
 from daybreak.data.build.finish import MANIFEST, SPLITS, Finish
 from daybreak.data.build.gather import Gather
@@ -56,6 +56,8 @@ def build(
     build in `out`, naming what is different; `force` starts over instead.
     """
     check(executor, recipe.slurm)
+    if not force:
+        check_not_submitted(out / BUILDING)
     for source in recipe.sources:
         filters.make(recipe, source)
         if source.dataset is not None and importlib.util.find_spec("datasets") is None:
@@ -72,12 +74,12 @@ def build(
     if _is_through(out, state, force):
         shutil.rmtree(out / BUILDING, ignore_errors=True)
         return Built(out, "nothing", read_json(out / "report.json"))
-    building = out / BUILDING
+    building = out.resolve() / BUILDING  # workers elsewhere start in other folders
     building.mkdir(parents=True, exist_ok=True)
     with alone(building):
         _begin(building, state, force)
         loaded(tokenizer).save(building / "tokenizer")
-        stages = _stages(plan, building, out, state["inputs"])
+        stages = _stages(plan, building, state["inputs"])
         with _environment(workers or processors()):
             here = run(stages, building, executor, workers or processors(), recipe.slurm, shown)
         if not here:
@@ -91,7 +93,7 @@ def processors() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _stages(plan: Plan, building: Path, out: Path, inputs: Mapping[str, Any]) -> list[Stage]:
+def _stages(plan: Plan, building: Path, inputs: Mapping[str, Any]) -> list[Stage]:
     reports, kept, tokens = building / "reports", building / "kept", building / "tokens"
     wanted = plan.recipe.deduplication
     searches: dict[str, Exact | Near] = {}
@@ -116,7 +118,7 @@ def _stages(plan: Plan, building: Path, out: Path, inputs: Mapping[str, Any]) ->
     vocabulary = loaded(building / "tokenizer").vocabulary
     gather = Gather(plan, vocabulary, tokens, building / "done", reports)
     stages.append(Stage("shards", [gather], len(plan.pieces)))
-    return [*stages, Stage("manifest", [Finish(plan, building, out, inputs)], 1)]
+    return [*stages, Stage("manifest", [Finish(plan, building, building.parent, inputs)], 1)]
 
 
 def _tokenizer(recipe: Recipe, base: Path) -> Path:
