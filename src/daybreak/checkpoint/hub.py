@@ -64,6 +64,26 @@ def resolve_tokenizer(source: str | os.PathLike[str], revision: str | None = Non
     return _download(_repository(os.fspath(source)), revision, SMALL, local_files_only=False)
 
 
+def dataset_commit(repository: str, revision: str | None = None) -> str:
+    """The commit that a branch or tag of a data set (else main) stands for now; a commit is its own, and
+    nobody is asked. Raises `DaybreakError` where the hub cannot be asked, or does not know it."""
+    if revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision):
+        return revision
+    from huggingface_hub import HfApi
+
+    at = f"the data set {repository} at revision {revision or 'main'}"
+    try:
+        commit = HfApi().dataset_info(repository, revision=revision).sha
+    # Any: what a lost connection raises is the business of the library below huggingface_hub, and changes.
+    except Exception as error:
+        raise DaybreakError(
+            f"{at}: the hub did not say which commit that is ({' '.join(str(error).split())}); check the "
+            "name and the connection, or give a commit as revision, which needs no question"
+        ) from None
+    assert commit is not None  # the answer to a question for one revision has it
+    return commit
+
+
 def _repository(name: str) -> str:
     if found := families.find_size(name):
         family, size = found

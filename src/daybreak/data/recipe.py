@@ -29,7 +29,7 @@ class SourceSettings:
     part: str = "train"
     """Which of the hub's data set's splits."""
     revision: str | None = None
-    """Branch, tag or commit of the hub's data set; a commit keeps the build repeatable."""
+    """Branch, tag or commit of the hub's data set; with a commit, the hub is not asked whether it changed."""
     weight: float | None = None
     """Share in training, relative to the others'; where no source has one, as many as it has tokens."""
     kind: Literal["auto", "text", "jsonl", "parquet"] = "auto"

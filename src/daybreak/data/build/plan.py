@@ -36,6 +36,8 @@ class Input:
     modified: int
     """In nanoseconds, so that a change during the build is noticed."""
     sha256: str
+    commit: str | None = None
+    """Of a data set of the hub."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,8 @@ def make_plan(recipe: Recipe, base: Path, progress: Told | None = None, out: Pat
     """Find the files, take their checksums and cut the work into tasks. Relative paths start at `base`; what
     a build writes into `out` is left out.
 
-    Raises `DaybreakError` for a path that is not there, for what cannot be read, and for a source without a
-    file that can be read.
+    Raises `DaybreakError` for a path that is not there, for what cannot be read, where the hub does not
+    answer, and for a source without a file that can be read.
     """
     found = Found(base, out)
     files = [found.files(source) for source in recipe.sources]
@@ -136,10 +138,13 @@ def _input(path: Path, name: str, kind: str, found: tuple[os.stat_result, str]) 
 
 
 def _of_the_hub(source: SourceSettings) -> Input:
+    from daybreak.checkpoint.hub import dataset_commit
+
     assert source.dataset is not None
     name = "/".join(filter(None, (source.dataset, source.configuration, source.part)))
+    commit = dataset_commit(source.dataset, source.revision)
     # Its bytes are not known before they are read, and the hub's commit stands for a checksum.
-    return Input(source.dataset, f"hub:{name}", "hub", None, 0, 0, f"revision {source.revision or 'main'}")
+    return Input(source.dataset, f"hub:{name}", "hub", None, 0, 0, f"revision {commit}", commit)
 
 
 def _grouped(inputs: list[Input], most: float) -> Iterator[tuple[Input, ...]]:

@@ -252,7 +252,7 @@ def _rows_of(batch: Any) -> Iterator[Any]:
 
 class _Hub(_Counting, HuggingFaceDatasetReader):  # type: ignore[misc]
     def __init__(self, item: Input, source: SourceSettings, tally: Tally) -> None:
-        options = {"name": source.configuration, "split": source.part, "revision": source.revision}
+        options = {"name": source.configuration, "split": source.part, "revision": item.commit}
         super().__init__(item, source, tally, item.path, dataset_options=options, streaming=True)
         self.place = 0
 
