@@ -16,6 +16,11 @@ NOT_RUN = {
     "daybreak chat": "needs a published checkpoint; tested with a small one",
     "daybreak data build": "needs texts and a tokenizer; tested with small ones",
     "daybreak data stats": "needs a data set; tested with a small one",
+    "daybreak data replay": "needs a run; tested with a small one",
+    "daybreak pretrain": "needs a data set, and trains for minutes; tested with small ones",
+    "daybreak runs show": "needs runs; tested with small ones",
+    "daybreak doctor": "says what this machine has, which differs from any other's; tested",
+    "make bench-train": "measures for minutes, and needs a quiet machine",
     "daybreak tokenizer": "needs texts; tested with small ones",
     "python benchmarks": "measures for minutes, and needs a quiet machine",
 }
