@@ -10,10 +10,10 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 # One thread per test process: with as many processes as cores, more would only get into each other's way.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo test check bench bench-train clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 setup: $(VENV)/.development  ## build the environment for development in .venv
 
@@ -31,6 +31,9 @@ check: $(VENV)/.development  ## lint, format, types, tests
 
 bench: $(VENV)/.development  ## measure speed and memory beside transformers
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+
+bench-train: $(VENV)/.development  ## measure training beside transformers, and what a run writes and reads
+	$(BIN)/python benchmarks/training.py
 
 clean:  ## remove the environment and all caches
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
