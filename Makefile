@@ -30,7 +30,7 @@ check: $(VENV)/.development  ## lint, format, types, tests
 	$(MAKE) test
 
 bench: $(VENV)/.development  ## measure speed and memory beside transformers
-	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+	@for file in $(filter-out benchmarks/training.py benchmarks/data_build.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
 
 bench-train: $(VENV)/.development  ## measure training beside transformers, and what a run writes and reads
 	$(BIN)/python benchmarks/training.py
