@@ -18,6 +18,7 @@ NOT_RUN = {
     "daybreak data stats": "needs a data set; tested with a small one",
     "daybreak data replay": "needs a run; tested with a small one",
     "daybreak pretrain": "needs a data set, and trains for minutes; tested with small ones",
+    "daybreak runs runs": "needs runs; tested with small ones",
     "daybreak runs show": "needs runs; tested with small ones",
     "daybreak doctor": "says what this machine has, which differs from any other's; tested",
     "make bench-train": "measures for minutes, and needs a quiet machine",
@@ -27,4 +28,6 @@ NOT_RUN = {
 """By the beginning of the command; `.venv/bin/daybreak` counts as `daybreak`."""
 
 NETWORK = ("from_pretrained", "EleutherAI/", "openai-community/", "facebook/", "bigscience/", "THUDM/")
-"""Python examples that name one of these would download, and are only compiled."""
+DATA = ('TokenSet.open("data/',)
+ONLY_COMPILED = (*NETWORK, *DATA)
+"""Python examples that have one of these would download, or need a data set; what they show has tests."""

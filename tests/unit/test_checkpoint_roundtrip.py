@@ -417,6 +417,18 @@ def test_a_save_that_ends_half_way_leaves_no_checkpoint_rather_than_a_mixed_one(
     assert all(state in whole for state in seen if "config.json" in state)
 
 
+def test_what_a_killed_save_left_goes_once_another_is_through(tmp_path: Path) -> None:
+    model = daybreak.create("gpt2", **SHAPES["gpt2"])
+    for name in (".saving-x", ".replaced-x"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(b"weights")
+    with pytest.raises(DaybreakError):
+        model.save(tmp_path, shard_size="much")
+    assert len(list(tmp_path.iterdir())) == 2  # until then it may be all that there is
+    model.save(tmp_path)
+    assert not [file.name for file in tmp_path.iterdir() if file.is_dir()]
+
+
 def test_files_of_the_earlier_model_do_not_stay(tmp_path: Path) -> None:
     with_tokenizer("gpt2", 0).save(tmp_path)
     for name in ("added_tokens.json", "vocab.json", "pytorch_model_00001-of-00002.bin"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from typing import Any
 
@@ -62,7 +63,7 @@ def test_the_batch_grows_in_equal_parts_of_what_it_grows_over() -> None:
     sizes = [found.batch(step) for step in range(30)]
     assert sizes == sorted(sizes) and set(sizes) == {8, 16, 24, 32}
     read = [found.before(step) for step in range(31)]
-    assert [later - now for now, later in zip(read, read[1:], strict=False)] == sizes
+    assert [later - now for now, later in itertools.pairwise(read)] == sizes
     # Three growths: the batch is larger once a third, two thirds, all of the 240 sequences are read.
     assert [
         min(n for n, size in zip(read, sizes, strict=False) if size >= wanted) for wanted in (16, 24, 32)
@@ -119,7 +120,7 @@ def test_the_warm_up_is_a_straight_line_that_does_not_begin_at_zero() -> None:
 @pytest.mark.parametrize("name", ["cosine", "linear"])
 def test_the_rate_falls_from_the_warm_up_to_the_floor(name: str) -> None:
     found = rates(name=name, warmup="10 steps", decay="60 steps", floor=0.1)
-    assert found[10] == 1.0 and all(a > b for a, b in zip(found[10:60], found[11:61], strict=True))
+    assert found[10] == 1.0 and all(a > b for a, b in itertools.pairwise(found))
     assert found[60:] == pytest.approx([0.1] * 40)
     assert found[35] == pytest.approx(0.55)  # half way
     quarter = (1 + math.cos(math.pi * 0.24)) / 2 if name == "cosine" else 0.76

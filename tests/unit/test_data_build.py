@@ -337,6 +337,21 @@ def test_the_command(tmp_path: Path, tokenizer: Path, capsys: pytest.CaptureFixt
     assert "validation is 2" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["recipe.yaml", "training", "tokenizer"])
+@pytest.mark.parametrize("force", [False, True])
+def test_what_is_no_data_set_is_not_replaced(
+    name: str, force: bool, tmp_path: Path, tokenizer: Path
+) -> None:
+    rows_in(tmp_path, "rows", {"a.jsonl": range(5)})
+    theirs = tmp_path / "out" / name
+    theirs.mkdir(parents=True)
+    (theirs / "theirs.txt").write_text("kept")
+    with pytest.raises(DaybreakError, match=rf"out is no data set, but has {name}.*--out"):
+        made(tmp_path, tokenizer, force=force, sources=[{"name": "rows", "paths": ["rows"]}])
+    assert (theirs / "theirs.txt").read_text() == "kept"
+    assert [each.name for each in (tmp_path / "out").iterdir()] == [name]
+
+
 def test_a_build_beside_its_sources_stays_the_same(tmp_path: Path, tokenizer: Path) -> None:
     rows_in(tmp_path, "rows", {"a.jsonl": range(5)})
     tree = {"sources": [{"name": "all", "paths": ["."]}]}

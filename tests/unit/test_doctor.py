@@ -47,9 +47,10 @@ def test_alone_all_is_well(tmp_path: Path) -> None:
     assert [one.name for one in tmp_path.iterdir()] == ["data"]
 
 
-def test_a_damaged_data_set_is_a_problem(tmp_path: Path) -> None:
+@pytest.mark.parametrize("split", ["training", "validation"])
+def test_a_damaged_data_set_is_a_problem(split: str, tmp_path: Path) -> None:
     data_set(tmp_path, 20)
-    shard = next(tmp_path.rglob("*.tokens"))
+    shard = next((tmp_path / split).rglob("*.tokens"))
     contents = bytearray(shard.read_bytes())
     contents[0] ^= 1
     shard.write_bytes(contents)

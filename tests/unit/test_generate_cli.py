@@ -14,8 +14,8 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
 import daybreak
-from daybreak.cli.main import run
 from daybreak import field_docs
+from daybreak.cli.main import run
 from daybreak.engine.generate import Stream
 from daybreak.engine.settings import Sampling
 from daybreak.text.tokenizer import Tokenizer

@@ -185,6 +185,15 @@ def test_tensorboard_forgets_what_was_lost(tmp_path: Path) -> None:
     assert 21 in starts
 
 
+def test_tensorboard_goes_back_with_the_run(tmp_path: Path) -> None:
+    found = opened(tmp_path, log=LogSettings())
+    train(found, 1, 30)
+    found.rolled_back(30, 20, "loss spike")
+    found.close()
+    starts = [step for file in (tmp_path / TENSORBOARD).iterdir() for step in session_starts(file)]
+    assert starts == [1, 21]
+
+
 def records(file: Path) -> list[Any]:
     event_pb2 = importlib.import_module("tensorboardX.proto.event_pb2")
     data, found = file.read_bytes(), []

@@ -15,8 +15,11 @@ import torch
 import daybreak
 from daybreak import families
 from daybreak.checkpoint.opened import open_folder
+from daybreak.data.loader import Loader
+from daybreak.data.token_shards import TokenSet
 from daybreak.errors import DaybreakError
 from daybreak.train import session as sessions
+from daybreak.train.replay import replay
 from daybreak.train.session import Session
 from tests.unit.tiny_run import CONTEXT, Silent, data_set, lines, settings, steps, trained
 
@@ -270,6 +273,15 @@ def test_a_roll_back_leaves_out_the_data_and_lowers_the_rate(
     story = (tmp_path / "logbook.md").read_text(encoding="utf-8")
     assert "back from step 30 to the checkpoint of step 21" in story
     assert "Sequences 84 to 119 are not read again" in story
+
+
+def test_the_documents_of_any_step_are_listed(data: Path, tmp_path: Path) -> None:
+    trained(tmp_path, settings(data, seed=3, data={"weights": {"north": 3, "south": 1}}))
+    loader = Loader(TokenSet.open(data), CONTEXT, 3, {"north": 3, "south": 1})
+    for step in (1, 17, 40):
+        found = replay(tmp_path, step)
+        assert found.sequences == range(4 * (step - 1), 4 * step)
+        assert found.documents == loader.documents(found.sequences)
 
 
 def test_a_run_that_was_rolled_back_goes_on_bit_for_bit(

@@ -90,7 +90,9 @@ def test_moved_data_is_found_and_other_data_is_refused(trained: Path, tmp_path: 
     whole = replay(trained, 2)
     checkpoint = trained / "checkpoints" / "step-00000004"
     checkpoint.mkdir(parents=True)
-    (checkpoint / "numbers.json").write_text(json.dumps({"data": whole.loader.fingerprint}))
+    numbers = {"numbers": {"data": whole.loader.fingerprint}}
+    (checkpoint / "numbers.json").write_text(json.dumps(numbers))
+    (trained / "checkpoints" / "step-00000005.partial").mkdir()
     moved = tmp_path / "elsewhere"
     (tmp_path / "data").rename(moved)
     assert replay(trained, 2, moved).documents == whole.documents

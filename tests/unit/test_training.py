@@ -29,6 +29,7 @@ from daybreak.quickstart.schedule import Seconds, Steps, linear
 from daybreak.quickstart.score import bits_per_byte
 from daybreak.quickstart.start import start, tables
 from daybreak.train import compiled as compiling
+from daybreak.train import precision
 from daybreak.train.compiled import compiled
 from daybreak.train.precision import faster_dtype, in_dtype
 from daybreak.train.stop import Stop, stop_on_signals
@@ -206,6 +207,22 @@ def test_outside_the_main_thread_signals_are_left_alone() -> None:
     thread.start()
     thread.join()
     assert found == [False]
+
+
+@pytest.mark.parametrize(("slower", "sizes"), [(100, [256]), (1.5, [256, 512, 1024])])
+def test_slow_products_are_not_measured_at_length(
+    slower: float, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A processor without bfloat16 may take seconds for what takes others a hundredth."""
+    measured = []
+
+    def seconds(size: int, dtype: torch.dtype) -> float:
+        measured.append(size)
+        return slower if dtype == torch.bfloat16 else 1.0
+
+    monkeypatch.setattr(precision, "_seconds", seconds)
+    assert precision.faster_dtype() == torch.float32
+    assert sorted(set(measured)) == sizes
 
 
 def test_bfloat16_products_leave_weights_and_loss_in_float32() -> None:

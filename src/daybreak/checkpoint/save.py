@@ -29,6 +29,7 @@ from daybreak.rules import Rule
 from daybreak.text.tokenizer import FILES as TOKENIZER
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_SAVING, _ASIDE = ".saving-", ".replaced-"
 _SPELLED = {dtype: name for name, dtype in SAFETENSORS_DTYPES.items()}
 _WEIGHTS = re.compile(r"(model|pytorch_model)([-_]\d{5}-of-\d{5})?\.(safetensors|bin)(\.index\.json)?")
 
@@ -76,12 +77,15 @@ def write_folder(
     created = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as name:
+        left = [file for file in folder.iterdir() if file.name.startswith((_SAVING, _ASIDE))]
+        with tempfile.TemporaryDirectory(dir=folder, prefix=_SAVING) as name:
             scratch = Path(name)
             _write_weights(scratch, written, limit, progress)
             for text, content in texts.items():
                 (scratch / text).write_bytes(content)
             _install(scratch, folder)
+        for file in left:  # of a save whose process was killed; until now they were perhaps all there is
+            shutil.rmtree(file, ignore_errors=True)
     except BaseException as error:
         if created:
             shutil.rmtree(folder, ignore_errors=True)
@@ -228,7 +232,7 @@ def _install(scratch: Path, folder: Path) -> None:
         for file in folder.iterdir()
         if not file.is_dir() and (file.name in new or _is_ours(file.name))
     )
-    aside = Path(tempfile.mkdtemp(dir=folder, prefix=".replaced-"))
+    aside = Path(tempfile.mkdtemp(dir=folder, prefix=_ASIDE))
     try:
         for name in reversed(old):
             os.replace(folder / name, aside / name)

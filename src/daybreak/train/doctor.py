@@ -144,9 +144,7 @@ def _open_files() -> Check:
 
 def _data(folder: Path) -> Iterator[Check]:
     try:
-        sets = [
-            TokenSet.open(folder, split, verify=split == "training") for split in ("training", "validation")
-        ]
+        sets = [TokenSet.open(folder, split, verify=True) for split in ("training", "validation")]
     except (DaybreakError, OSError) as error:
         yield Check("data", "problem", str(error))
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -73,9 +74,10 @@ class Evaluation:
         parts = batches(objective, loader.windows(numbers), numbers, self._micro, world.device)
         for part, batch in enumerate(parts):
             first = numbers.start + part * self._micro
-            batch.targets[max(0, count - first) :] = UNSCORED
-            total[0] += loss_of(model.decoder, batch).double()
-            total[1] += (batch.targets != UNSCORED).sum()
+            targets = batch.targets.clone()  # they may share their memory with the tokens that are read
+            targets[max(0, count - first) :] = UNSCORED
+            total[0] += loss_of(model.decoder, dataclasses.replace(batch, targets=targets)).double()
+            total[1] += (targets != UNSCORED).sum()
         losses, tokens = world.sum(total).tolist()
         loss = losses / max(tokens, 1)
         return Score(loss, loss / math.log(2) * source.tokens / source.bytes, int(tokens))

@@ -76,7 +76,7 @@ def memory(
     with torch.device("meta"):
         decoder = Decoder(architecture)
     named = dict(decoder.named_parameters())
-    parts = {one: one.nbytes // _divided(name, one, cut) for name, one in named.items()}
+    parts: dict[Tensor, int] = {one: one.nbytes // _divided(name, one, cut) for name, one in named.items()}
     weights = sum(parts.values()) // cut.shards
     state = sum(copies * parts[one] for one, copies in _state(decoder, optimizer)) // cut.shards
     return Memory(
@@ -154,7 +154,7 @@ class _Noted:
 
 def _faked(batch: Batch) -> Batch:
     """The same shapes without the numbers."""
-    fields = {
+    fields: dict[str, Any] = {
         field.name: torch.empty_like(value)
         for field in dataclasses.fields(batch.reading)
         if isinstance(value := getattr(batch.reading, field.name), Tensor)
@@ -175,7 +175,7 @@ def _state(decoder: Decoder, settings: OptimizerSettings) -> Iterator[tuple[Tens
             yield from ((one, 1 if isinstance(optimizer, Muon) else 2) for one in group["params"])
 
 
-def _gathered(named: dict[str, nn.Parameter], parts: dict[nn.Parameter, int]) -> int:
+def _gathered(named: dict[str, nn.Parameter], parts: dict[Tensor, int]) -> int:
     """What stands outside the blocks stays together for the whole step; of the blocks, the one in work and
     the next."""
     blocks: dict[str, int] = {}

@@ -99,6 +99,8 @@ class Metrics:
             self.flush()
             self._stream.close()
             self._cut(to)
+            for sink in self._sinks:
+                sink.back(to)
             self._line({"step": to, "rolled_back": {"from": step, "event": event, **read}})
 
     def flush(self) -> None:
@@ -199,6 +201,7 @@ class _Sink(Protocol):
 
     def numbers(self, step: int, values: Mapping[str, float]) -> None: ...
     def text(self, step: int, prompt: str, text: str) -> None: ...
+    def back(self, step: int) -> None: ...
     def flush(self) -> None: ...
     def close(self) -> None: ...
 
@@ -221,6 +224,11 @@ class _TensorBoard:
     def text(self, step: int, prompt: str, text: str) -> None:
         quoted = "\n".join(f"    {line}" for line in text.splitlines())
         self._writer.add_text(_tag(prompt), quoted, step)
+
+    def back(self, step: int) -> None:
+        events: Any = importlib.import_module("tensorboardX.proto.event_pb2")
+        start = events.SessionLog(status=events.SessionLog.START)
+        self._writer.file_writer.add_event(events.Event(session_log=start), step + 1)
 
     def flush(self) -> None:
         self._writer.flush()
@@ -251,6 +259,9 @@ class _Wandb:
     def text(self, step: int, prompt: str, text: str) -> None:
         self._run.log({"step": step, _tag(prompt): text})
 
+    def back(self, step: int) -> None:
+        """Its curves show both ways: what it was sent stays."""
+
     def flush(self) -> None:
         """It sends in the background."""
 
@@ -272,6 +283,9 @@ class _Trackio:
 
     def text(self, step: int, prompt: str, text: str) -> None:
         self._run.log({_tag(prompt): text}, step=step)
+
+    def back(self, step: int) -> None:
+        """Its curves show both ways: what it was sent stays."""
 
     def flush(self) -> None:
         """It sends in the background."""

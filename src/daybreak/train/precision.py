@@ -18,18 +18,26 @@ Loss = Callable[[Decoder, Batch], Tensor]
 def faster_dtype() -> torch.dtype:
     """In which this machine multiplies matrices of a training step's size faster: bfloat16 or float32.
 
-    bfloat16 is twice as fast on processors that have it, and slower on others.
+    bfloat16 is twice as fast on processors that have it; on others it may be a hundred times slower, which
+    small matrices show before large ones would take seconds.
     """
     times = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        matrix = torch.ones(1024, 1024, dtype=dtype)
-        tries = []
-        for _ in range(4):  # the first prepares the kernel
-            began = time.perf_counter()
-            _ = matrix @ matrix
-            tries.append(time.perf_counter() - began)
-        times[dtype] = min(tries)
+    for size in (256, 512, 1024):
+        times = {dtype: _seconds(size, dtype) for dtype in (torch.float32, torch.bfloat16)}
+        if max(times.values()) > 4 * min(times.values()):
+            break
     return min(times, key=lambda dtype: times[dtype])
+
+
+def _seconds(size: int, dtype: torch.dtype) -> float:
+    """For one product of such matrices."""
+    matrix = torch.ones(size, size, dtype=dtype)
+    tries = []
+    for _ in range(4):  # the first prepares the kernel
+        began = time.perf_counter()
+        _ = matrix @ matrix
+        tries.append(time.perf_counter() - began)
+    return min(tries)
 
 
 def products(dtype: torch.dtype, device: str = "cpu") -> torch.autocast:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ from daybreak.data.loader import Loader, Read
 from daybreak.data.token_shards import TokenSet
 from daybreak.errors import DaybreakError
 from daybreak.train import metrics, run_folder
-from daybreak.train.checkpoint_files import NUMBERS
-from daybreak.train.settings import Settings
+from daybreak.train.checkpoints import Checkpoints
+from daybreak.train.settings import CheckpointSettings, Settings
 from daybreak.train.subject import architecture, context_of
 
 
@@ -93,7 +92,6 @@ def _loader(settings: Settings, run: Path) -> tuple[TokenSet, Loader]:
 
 def _fingerprint(run: Path) -> str | None:
     """Of the data's order, as the run's checkpoints know it; None before the first one."""
-    for file in (run / run_folder.CHECKPOINTS).glob(f"step-*/{NUMBERS}"):
-        found: str = json.loads(file.read_text(encoding="utf-8"))["data"]
-        return found
-    return None
+    kept = Checkpoints(run / run_folder.CHECKPOINTS, CheckpointSettings(), lambda line: None)
+    steps = kept.steps()
+    return kept.numbers(steps[-1])["data"] if steps else None

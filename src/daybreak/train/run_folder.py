@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import os
@@ -89,11 +90,19 @@ def keep(folder: Path, settings: Settings, context: int) -> None:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Within, no other process can train in `folder`; the lock ends with the process, however it ends.
-    Raises `DaybreakError` if another one does."""
+    Raises `DaybreakError` if another one does. A folder in which no run began is removed again."""
+    created = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise DaybreakError(f"another process is training in {folder}; wait for it, or end it") from None
-        yield
+        try:
+            yield
+        finally:
+            if not any(map(_is_others, folder.iterdir())):
+                (folder / LOCK).unlink()
+                with contextlib.suppress(OSError):  # somebody else has put something there
+                    for each in created:
+                        each.rmdir()

@@ -16,7 +16,7 @@ from daybreak import settings
 from daybreak.data.build import filters
 from daybreak.data.build.copies import Exact, Near
 from daybreak.data.build.executors import Shown, Stage, alone, check, check_not_submitted, run
-from daybreak.data.build.files import BUILDING
+from daybreak.data.build.files import BUILDING, FILES, FOLDERS
 from daybreak.data.build.finish import MANIFEST, SPLITS, Finish
 from daybreak.data.build.gather import Gather
 from daybreak.data.build.plan import Plan, fingerprint, make_plan
@@ -53,9 +53,11 @@ def build(
 
     A build that was interrupted goes on where it stood, and one that is through is not done again. Raises
     `DaybreakError` for a recipe that cannot be followed, and where recipe or files differ from those of the
-    build in `out`, naming what is different; `force` starts over instead.
+    build in `out`, naming what is different; `force` starts over instead. What is not of a build is never
+    written over.
     """
     check(executor, recipe.slurm)
+    _check_free(out)
     if not force:
         check_not_submitted(out / BUILDING)
     for source in recipe.sources:
@@ -136,6 +138,17 @@ def _sum_of(tokenizer: Path) -> str:
     for name, contents in sorted(loaded(tokenizer).files.items()):
         digest.update(f"{name}\0{len(contents)}\0".encode() + contents)
     return digest.hexdigest()
+
+
+def _check_free(out: Path) -> None:
+    """A data set may take the place of another one, not of files that only have such names."""
+    if (out / MANIFEST).exists() or (out / BUILDING).exists():
+        return
+    if there := [name for name in (*FILES, *FOLDERS) if (out / name).exists()]:
+        raise DaybreakError(
+            f"{out} is no data set, but has {' and '.join(there)}, where a data set would have its own; give "
+            "--out a folder of its own"
+        )
 
 
 def _is_through(out: Path, state: Mapping[str, Any], force: bool) -> bool:
