@@ -88,7 +88,8 @@ def test_a_run_on_four_processes_goes_on_with_one_and_with_two(base: Path) -> No
     assert len(expected) == 40
     for folder in ("four-one", "four-two"):
         assert losses(base / folder) == pytest.approx(expected, rel=1e-5), folder
-        assert scores(base / folder) == pytest.approx(scores(base / "one"), rel=1e-5)
+        first, _, *rest = scores(base / folder)  # the second is that of the average, where 20 steps were all
+        assert [first, *rest] == pytest.approx(scores(base / "one"), rel=1e-5)
         assert daybreak.load(base / folder / "model").generate("the", max_new_tokens=2)[0].text
     # Which text a step reads does not depend on the number of processes.
     assert [values["position"] for values in steps(base / "four-two").values()] == [4 * n for n in range(40)]
