@@ -339,9 +339,7 @@ def test_the_command(tmp_path: Path, tokenizer: Path, capsys: pytest.CaptureFixt
 
 @pytest.mark.parametrize("name", ["recipe.yaml", "training", "tokenizer"])
 @pytest.mark.parametrize("force", [False, True])
-def test_what_is_no_data_set_is_not_replaced(
-    name: str, force: bool, tmp_path: Path, tokenizer: Path
-) -> None:
+def test_what_is_no_data_set_is_not_replaced(name: str, force: bool, tmp_path: Path, tokenizer: Path) -> None:
     rows_in(tmp_path, "rows", {"a.jsonl": range(5)})
     theirs = tmp_path / "out" / name
     theirs.mkdir(parents=True)

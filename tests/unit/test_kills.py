@@ -42,7 +42,7 @@ def killed(folder: Path, given: Settings, draw: random.Random, inside: bool) -> 
     process = context.Process(target=run, args=(theirs, folder, given))
     process.start()
     theirs.close()
-    for _ in range(draw.randint(1, 35)):
+    for _ in range(draw.randint(1, 18)):
         assert ours.poll(60), "the run does not go on"
         ours.recv()
     if inside:
@@ -76,11 +76,11 @@ def test_killed_twenty_times_the_run_is_the_same_bit_for_bit(tmp_path: Path) -> 
     data = data_set(tmp_path / "data")
     given = settings(
         data,
-        length="700 steps",
+        length="380 steps",
         ema=0.99,
         log={"every": 1},
         checkpoints={"every": 9},
-        batch={"sequences": 4, "ramp_from": 2, "ramp_over": "300 steps"},
+        batch={"sequences": 4, "ramp_from": 2, "ramp_over": "150 steps"},
     )
     trained(tmp_path / "alone", given)
     draw, folder = random.Random(1), tmp_path / "killed"
@@ -91,7 +91,7 @@ def test_killed_twenty_times_the_run_is_the_same_bit_for_bit(tmp_path: Path) -> 
     assert torn >= 3, f"only {torn} of the kills were inside the writing of a checkpoint"
     outcome = trained(folder, given)
     assert outcome.ending == "finished"
-    assert (expected := steps(tmp_path / "alone")) and len(expected) == 700
+    assert (expected := steps(tmp_path / "alone")) and len(expected) == 380
     assert steps(folder) == expected
     name = "model/model.safetensors"
     assert (folder / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()

@@ -31,6 +31,7 @@ from daybreak.quickstart.start import start, tables
 from daybreak.train import compiled as compiling
 from daybreak.train import precision
 from daybreak.train.compiled import compiled
+from daybreak.train.muon import Muon
 from daybreak.train.precision import faster_dtype, in_dtype
 from daybreak.train.stop import Stop, stop_on_signals
 
@@ -55,7 +56,8 @@ def quiet(point: Point) -> None:
 
 
 def run(model: Decoder, steps: int, rates: Rates | None = None) -> int:
-    return train(model, loss, cycle(), Steps(steps), rates or Rates(), Stop(), quiet)
+    chosen = optimizers(model, rates or Rates())
+    return train(model, loss, cycle(), Steps(steps), chosen, Stop(), quiet)
 
 
 # Loss -------------------------------------------------------------------------------------------------------
@@ -139,7 +141,8 @@ def test_the_same_seed_gives_the_same_model() -> None:
 
 def test_points_say_where_training_stands() -> None:
     points: list[Point] = []
-    train(decoder(), loss, cycle(), Steps(25), Rates(), Stop(), points.append)
+    model = decoder()
+    train(model, loss, cycle(), Steps(25), optimizers(model, Rates()), Stop(), points.append)
     assert [point.step for point in points] == [10, 20]
     assert [point.tokens for point in points] == [10 * 4 * CONTEXT, 20 * 4 * CONTEXT]
     assert points[1].loss < points[0].loss
@@ -163,7 +166,7 @@ def test_a_loss_that_is_no_number_stops_before_the_step(value: float) -> None:
             yield batch
 
     with pytest.raises(DaybreakError, match=r"loss is (nan|inf) at step 3.*lower the learning rate"):
-        train(model, broken, batches(), Steps(9), Rates(), Stop(), quiet)
+        train(model, broken, batches(), Steps(9), optimizers(model, Rates()), Stop(), quiet)
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, kept[name]) and bool(parameter.isfinite().all())
 
@@ -176,7 +179,8 @@ def test_a_request_to_stop_ends_it_after_the_step() -> None:
             stop.asked = number == 2
             yield batch
 
-    assert train(decoder(), loss, batches(), Steps(100), Rates(), stop, quiet) == 3
+    model = decoder()
+    assert train(model, loss, batches(), Steps(100), optimizers(model, Rates()), stop, quiet) == 3
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -207,6 +211,19 @@ def test_outside_the_main_thread_signals_are_left_alone() -> None:
     thread.start()
     thread.join()
     assert found == [False]
+
+
+def test_muon_orthogonalises_in_the_dtype_that_is_fast() -> None:
+    """float32 gives the singular values that bfloat16 gives, but for its rounding."""
+    for shape in ((24, 16), (16, 24)):
+        weights = {dtype: torch.nn.Parameter(torch.zeros(shape)) for dtype in (torch.bfloat16, torch.float32)}
+        for dtype, one in weights.items():
+            one.grad = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+            Muon([one], dtype, lr=1.0, weight_decay=0.0, momentum=0.0, nesterov=False).step()
+        low, exact = weights[torch.bfloat16].detach(), weights[torch.float32].detach()
+        values = torch.linalg.svdvals(exact)
+        assert values.min() > 0.7 and values.max() < 1.5
+        assert 0 < (low - exact).abs().max() < 0.05
 
 
 @pytest.mark.parametrize(("slower", "sizes"), [(100, [256]), (1.5, [256, 512, 1024])])

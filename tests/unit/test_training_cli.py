@@ -15,12 +15,24 @@ TINY = "--model.changes.layers 1 --model.changes.width 16 --model.changes.heads 
 WRONG = {
     "no folder for the run": ("pretrain --model.family gpt2 --data.folder data --length '2 steps'", "--out"),
     "no data": ("pretrain --out runs/first --model.family gpt2 --length '2 steps'", "--data"),
-    "no such data": ("pretrain --out runs/first --model.family gpt2 --length '2 steps' --data.folder nowhere", "nowhere"),
+    "no such data": (
+        "pretrain --out runs/first --model.family gpt2 --length '2 steps' --data.folder nowhere",
+        "nowhere",
+    ),
     "no such recipe": ("pretrain --out runs/first --recipe gpt3-125n --data.folder data", "gpt3-125m"),
     "no such setting": ("pretrain --out runs/first --data.folder data --optimizer.rate 1", "rate"),
-    "no such family": ("pretrain --out runs/first --data.folder data --length '2 steps' --model.family gpt9", "gpt9"),
-    "a length without a unit": (f"pretrain --out runs/first --data.folder data --model.family gpt2 {TINY} --length 2", "length"),
-    "a rate that is a word": ("pretrain --out runs/first --data.folder data --optimizer.lr fast", "optimizer.lr"),
+    "no such family": (
+        "pretrain --out runs/first --data.folder data --length '2 steps' --model.family gpt9",
+        "gpt9",
+    ),
+    "a length without a unit": (
+        f"pretrain --out runs/first --data.folder data --model.family gpt2 {TINY} --length 2",
+        "length",
+    ),
+    "a rate that is a word": (
+        "pretrain --out runs/first --data.folder data --optimizer.lr fast",
+        "optimizer.lr",
+    ),
     "no such settings file": ("pretrain missing.yaml --out runs/first --data.folder data", "missing.yaml"),
     "settings that are no YAML": ("pretrain broken.yaml --out runs/first --data.folder data", "broken.yaml"),
     "no such run": ("runs show runs/absent", "runs/absent"),

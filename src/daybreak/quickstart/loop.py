@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
+from torch.optim import Optimizer
 
 from daybreak.errors import DaybreakError
 from daybreak.model.decoder import Decoder
 from daybreak.objectives.batch import Batch
-from daybreak.quickstart.optimizers import Rates, optimizers, set_rates
+from daybreak.quickstart.optimizers import set_rates
 from daybreak.quickstart.schedule import Budget, linear
 from daybreak.train.precision import Loss
 from daybreak.train.stop import Stop
@@ -52,16 +53,16 @@ def train(
     loss_of: Loss,
     batches: Iterator[Batch],
     budget: Budget,
-    rates: Rates,
+    chosen: Sequence[Optimizer],
     stop: Stop,
     report: Callable[[Point], None],
 ) -> int:
-    """Train `decoder` in place until the budget is used up or `stop` is asked for; returns the steps done.
+    """Train `decoder` in place by the optimizers `chosen` until the budget is used up or `stop` is asked for;
+    returns the steps done.
 
-    `report` is called every ten steps. Raises `DaybreakError`
-    when the loss stops being a number, before that step changes the weights.
+    `report` is called every ten steps. Raises `DaybreakError` when the loss stops being a number, before that
+    step changes the weights.
     """
-    chosen = optimizers(decoder, rates)
     began = time.perf_counter()
     step = tokens = 0
     losses: list[float] = []

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch.optim import AdamW, Muon, Optimizer
+import torch
+from torch.optim import AdamW, Optimizer
 
 from daybreak.model.decoder import Decoder
+from daybreak.train.muon import Muon
 
 HEAD = "head.weight"
 
@@ -26,8 +28,9 @@ class Rates:
     """AdamW's, for norms and biases."""
 
 
-def optimizers(decoder: Decoder, rates: Rates) -> list[Optimizer]:
-    """Muon (Jordan et al. 2024) for the matrices of the blocks, AdamW for everything else.
+def optimizers(decoder: Decoder, rates: Rates, products: torch.dtype = torch.bfloat16) -> list[Optimizer]:
+    """Muon (Jordan et al. 2024), whose products are in `products`, for the matrices of the blocks, AdamW for
+    everything else.
 
     A matrix inside a network should move by the same amount in every direction of its space; Muon makes each
     update orthogonal. Embeddings and the head are tables of rows that are rarely read, which is AdamW's case.
@@ -41,7 +44,7 @@ def optimizers(decoder: Decoder, rates: Rates) -> list[Optimizer]:
         {"params": [parameter for name, parameter in rest.items() if name == HEAD], "lr": rates.head},
         {"params": [parameter for parameter in rest.values() if parameter.ndim == 1], "lr": rates.vectors},
     ]
-    muon = Muon(matrices, lr=rates.matrices, weight_decay=0.0, momentum=0.95)
+    muon = Muon(matrices, products, lr=rates.matrices, weight_decay=0.0, momentum=0.95)
     adam = AdamW(groups, betas=(0.9, 0.95), eps=1e-10, weight_decay=0.0, fused=True)
     for optimizer in (muon, adam):
         for group in optimizer.param_groups:

@@ -22,7 +22,7 @@ from daybreak.quickstart import run_folder, sample, task
 from daybreak.quickstart.functions import shuffled
 from daybreak.quickstart.infilling import attempts, deleted_lines, examples, summary
 from daybreak.quickstart.loop import Point, train
-from daybreak.quickstart.optimizers import Rates
+from daybreak.quickstart.optimizers import Rates, optimizers
 from daybreak.quickstart.pairs import Tables, count_pairs
 from daybreak.quickstart.picture import loss_curve
 from daybreak.quickstart.report import Clock, Report, Watch
@@ -148,10 +148,9 @@ class _Run:
     def train(self) -> None:
         start(self.model.decoder, self.tables, self.settings.seed)
         with self.clock.phase("training"):
-            budget = self._budget()
-            self.steps = train(
-                self.model.decoder, self.loss, self._batches(), budget, RATES, self.stop, self._note
-            )
+            decoder, budget = self.model.decoder, self._budget()
+            chosen = optimizers(decoder, RATES, self.dtype)
+            self.steps = train(decoder, self.loss, self._batches(), budget, chosen, self.stop, self._note)
 
     def score(self) -> None:
         with self.clock.phase("scoring"), products(self.dtype):

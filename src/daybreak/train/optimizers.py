@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
@@ -12,10 +13,12 @@ from daybreak.model.decoder import Decoder
 from daybreak.train.settings import OptimizerSettings
 
 
-def optimizers(decoder: Decoder, settings: OptimizerSettings) -> list[Optimizer]:
+def optimizers(
+    decoder: Decoder, settings: OptimizerSettings, products: torch.dtype = torch.bfloat16
+) -> list[Optimizer]:
     """AdamW for all, or Muon (Jordan et al. 2024) for the matrices of the blocks and AdamW for the rest.
 
-    Matrices and embeddings decay, norms and biases do not.
+    Matrices and embeddings decay, norms and biases do not. `products` is the dtype of Muon's.
     """
     named = dict(decoder.named_parameters())
     inside = set[str]()
@@ -34,7 +37,8 @@ def optimizers(decoder: Decoder, settings: OptimizerSettings) -> list[Optimizer]
         from daybreak.train.muon import Muon
 
         matrices = [named[name] for name in named if name in inside]
-        found.append(Muon(matrices, lr=settings.muon_lr, weight_decay=settings.weight_decay, momentum=0.95))
+        decay = settings.weight_decay
+        found.append(Muon(matrices, products, lr=settings.muon_lr, weight_decay=decay, momentum=0.95))
     return found
 
 

@@ -133,7 +133,7 @@ def _session(settings: Settings, folder: Path, here: World, screen: Screen) -> S
         objective=objective,
         loss_of=_compiled(plain, settings, model.decoder, (loader, objective, course), here, records),
         plain_loss_of=plain,
-        optimizers=optimizers(model.decoder, settings.optimizer),
+        optimizers=optimizers(model.decoder, settings.optimizer, _products(dtype)),
         average=_average(model.decoder) if settings.ema is not None else None,
         course=course,
         loader=loader,
@@ -174,6 +174,11 @@ def _fast_dtype(here: World) -> str:
     fast = torch.bfloat16 if here.device.type != "cpu" or not here.main else faster_dtype()
     number = names.index(str(fast).removeprefix("torch."))
     return names[int(here.agree(number if here.main else 0))]
+
+
+def _products(dtype: torch.dtype) -> torch.dtype:
+    """Of an optimizer, which has no loss scale that would keep small numbers in float16."""
+    return torch.bfloat16 if dtype == torch.float16 else dtype
 
 
 def _kept(settings: Settings) -> CheckpointSettings:
