@@ -222,7 +222,7 @@ def test_muon_orthogonalises_in_the_dtype_that_is_fast() -> None:
             Muon([one], dtype, lr=1.0, weight_decay=0.0, momentum=0.0, nesterov=False).step()
         low, exact = weights[torch.bfloat16].detach(), weights[torch.float32].detach()
         values = torch.linalg.svdvals(exact)
-        assert values.min() > 0.7 and values.max() < 1.5
+        assert values.min() > 0.6 and values.max() < 1.5
         assert 0 < (low - exact).abs().max() < 0.05
 
 
