@@ -228,10 +228,11 @@ class Records:
         model, here = self._model, self._world
         shape, count = model.architecture, sum(one.numel() for one in model.decoder.parameters())
         begun = f", begun with {self._settings.model.start}" if self._settings.model.start else ""
+        cuts = f", {here.data_ranks} read different data, {here.tensor_ranks} cut a matrix"
+        cuts = cuts if here.size > 1 else ""
         return {
             "model": f"{model.family.title}, {count:,} parameters, {shape.layers} layers of width "
             f"{shape.width}{begun}",
             "data": f"{self._settings.data.folder}, sequences of {self._course.context:,} tokens",
-            "processes": f"{here.size} ({here.device.type}), {here.data_ranks} read different data, "
-            f"{here.tensor_ranks} cut a matrix",
+            "processes": f"{here.size} ({here.device.type}){cuts}",
         }
