@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from daybreak.cli import main
@@ -226,6 +226,8 @@ FINITE = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e12, max_v
 
 
 @settings(deadline=None)
+@example([[1.5089682429120813e-173]], "loss", False)
+@example([[-1.5e-173, -2e-99]], "lr", True)
 @given(
     st.lists(st.lists(FINITE, min_size=1, max_size=30), min_size=1, max_size=3),
     st.sampled_from(list(CURVES)),

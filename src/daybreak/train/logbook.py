@@ -242,10 +242,14 @@ def _close_last_entry(file: Path) -> None:
         torn = torn[: len(torn) - (len(text) - len(whole))]
     end = "" if not torn or torn.endswith(b"\n") else "\n"
     lines = torn.decode("utf-8", errors="replace").splitlines()
-    opened = next((match[0] for line in lines if (match := re.match("> ```+", line))), None)
-    if opened is not None and opened not in lines:
-        end += f"{opened}\n"
+    fences = [match[0] for line in lines if (match := re.match("> ```+", line))]
+    if fences and not any(line == fences[0] for line in lines[1 + _first(lines, fences[0]) :]):
+        end += f"{fences[0]}\n"
     _write(file, f"{end}{CUT_OFF}\n\n".encode())
+
+
+def _first(lines: Sequence[str], start: str) -> int:
+    return next(place for place, line in enumerate(lines) if line.startswith(start))
 
 
 def _time() -> str:

@@ -178,4 +178,7 @@ def _short(value: float) -> str:
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e4, "k")):
         if abs(value) >= size:
             return f"{value / (1e3 if unit == 'k' else size):.4g}{unit}"
-    return f"{value:.3e}" if 0 < abs(value) < 1e-3 else f"{value:.4g}"
+    if 0 < abs(value) < 1e-3:
+        written = (f"{value:.{digits}e}" for digits in (3, 2, 1, 0))
+        return next(text for text in written if len(text) <= SCALE)
+    return f"{value:.4g}"
