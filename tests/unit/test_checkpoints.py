@@ -449,6 +449,30 @@ def test_nothing_in_a_checkpoint_is_run(tmp_path: Path) -> None:
     assert not mark.exists()
 
 
+class Spelled:
+    """An object that a pickle makes by a call of getattr."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments = arguments
+
+    def __reduce__(self) -> Any:
+        return getattr, self.arguments
+
+
+def test_members_of_enumerations_may_be_spelled_by_their_names(tmp_path: Path) -> None:
+    """As Python 3.11.0 to 3.11.3 do; nothing else may be got by its name."""
+    file = tmp_path / ".metadata"
+    encoding = torch.distributed.checkpoint.metadata._MEM_FORMAT_ENCODING
+    member = Spelled(encoding, "TORCH_CONTIGUOUS_FORMAT")
+    file.write_bytes(pickle.dumps(member))
+    with file.open("rb") as handle:
+        assert checkpoint_files._Unpickler(handle).load() is encoding.TORCH_CONTIGUOUS_FORMAT
+    for arguments in ((checkpoint_files.Metadata, "__init__"), (encoding, "__class__"), ("text", "format")):
+        file.write_bytes(pickle.dumps(Spelled(*arguments)))
+        with pytest.raises(DaybreakError, match=r"not what a checkpoint .* holds"):
+            checkpoint_files.read_places(tmp_path)
+
+
 def test_what_is_no_tensor_is_refused(tmp_path: Path) -> None:
     """Torch reads such entries with the unpickler that runs everything."""
     from torch.distributed import checkpoint as dcp

@@ -120,7 +120,7 @@ def test_the_warm_up_is_a_straight_line_that_does_not_begin_at_zero() -> None:
 @pytest.mark.parametrize("name", ["cosine", "linear"])
 def test_the_rate_falls_from_the_warm_up_to_the_floor(name: str) -> None:
     found = rates(name=name, warmup="10 steps", decay="60 steps", floor=0.1)
-    assert found[10] == 1.0 and all(a > b for a, b in itertools.pairwise(found))
+    assert found[10] == 1.0 and all(a > b for a, b in itertools.pairwise(found[10:61]))
     assert found[60:] == pytest.approx([0.1] * 40)
     assert found[35] == pytest.approx(0.55)  # half way
     quarter = (1 + math.cos(math.pi * 0.24)) / 2 if name == "cosine" else 0.76

@@ -4,6 +4,7 @@ running anything that they hold.
 
 from __future__ import annotations
 
+import enum
 import errno
 import hashlib
 import json
@@ -253,9 +254,18 @@ it: torch would read that with its full unpickler."""
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("builtins", "getattr"):
+            return _member
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"it names {module}.{name}")
         return super().find_class(module, name)
+
+
+def _member(kind: Any, name: Any) -> Any:
+    """Of an enumeration, which Python up to 3.11.3 writes as getattr(enumeration, name); of nothing else."""
+    if not isinstance(kind, enum.EnumMeta) or not isinstance(name, str):
+        raise pickle.UnpicklingError("it names builtins.getattr")
+    return kind[name]
 
 
 def read_places(folder: Path) -> Metadata:
