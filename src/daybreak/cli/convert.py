@@ -30,7 +30,7 @@ def convert(
     from daybreak import parameters
     from daybreak.checkpoint.convert import convert as logic
 
-    with _Bar() as bar:
+    with Bar() as bar:
         done = logic(
             source,
             destination,
@@ -59,10 +59,10 @@ def convert(
     print(f"{done.folder}: {done.family.title}, {size_told}")
 
 
-class _Bar:
+class Bar:
     """How much is written, on a terminal; elsewhere nothing."""
 
-    def __enter__(self) -> _Bar:
+    def __enter__(self) -> Bar:
         from rich.console import Console
         from rich.progress import (
             BarColumn,

@@ -11,6 +11,7 @@ import typer
 from daybreak.cli.options import (
     AsJson,
     BatchSize,
+    Bits,
     Defaults,
     Device,
     Dtype,
@@ -39,6 +40,7 @@ def generate(
     revision: Revision = None,
     dtype: Dtype = "float32",
     device: Device = "cpu",
+    bits: Bits = None,
 ) -> None:
     """Continue a prompt; the text appears as it is written.
 
@@ -47,7 +49,7 @@ def generate(
     if not as_json and not {"logprobs", "prompt_logprobs"}.isdisjoint(settings):
         raise DaybreakError("log-probabilities are printed as JSON only; add --json")
     texts = [text for prompt in prompts for text in read(prompt, lines)]
-    loaded = load(model, revision, dtype, device)
+    loaded = load(model, revision, dtype, device, bits)
     if len(texts) == 1 and settings.get("n", 1) == 1 and not as_json:
         _print_stream(loaded, texts[0], defaults, settings)
     else:

@@ -12,6 +12,7 @@ import typer
 from daybreak.cli.options import (
     AsJson,
     BatchSize,
+    Bits,
     Defaults,
     Device,
     Dtype,
@@ -42,6 +43,7 @@ def infill(
     revision: Revision = None,
     dtype: Dtype = "float32",
     device: Device = "cpu",
+    bits: Bits = None,
 ) -> None:
     """Fill the blanks of a text; it appears as it is written.
 
@@ -52,7 +54,7 @@ def infill(
     if "logprobs" in settings and not as_json:
         raise DaybreakError("log-probabilities are printed as JSON only; add --json")
     given = [text for entry in texts for text in read(entry, lines)]
-    loaded = load(model, revision, dtype, device)
+    loaded = load(model, revision, dtype, device, bits)
     if len(given) == 1 and settings.get("n", 1) == 1 and not as_json:
         _print_stream(loaded, given[0], defaults, settings)
     else:

@@ -26,6 +26,7 @@ COMMANDS = {
     "diff": "what changed between two models or families, in words",
     "verify": "compare with the reference implementation, or two folders with each other",
     "convert": "write any checkpoint that can be read as an ordinary folder",
+    "quantize": "write a checkpoint with weights of 8 or 4 bits, and what that costs",
     "generate": "continue a prompt",
     "chat": "talk with a model, in the format that it asks for",
     "infill": "fill the blanks of a text",

@@ -42,6 +42,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per 
 BatchSize = Annotated[int, typer.Option(help="Texts that are written together at most.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto: as stored.")]
+Bits = Annotated[int | None, typer.Option(help="8 or 4: weights of so few bits, made as they are read.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
 
 

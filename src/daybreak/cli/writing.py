@@ -25,12 +25,12 @@ def texts(argument: str, lines: bool) -> list[str]:
     return text.splitlines() if lines else [text.removesuffix("\n")]
 
 
-def load(model: str, revision: str | None, dtype: str, device: str) -> LanguageModel:
+def load(model: str, revision: str | None, dtype: str, device: str, bits: int | None) -> LanguageModel:
     """The model, with a word on the terminal while it is loaded."""
     tell(f"loading {model} ...")
     import daybreak
 
-    loaded = daybreak.load(model, revision, dtype, device)
+    loaded = daybreak.load(model, revision, dtype, device, bits)
     tell("")
     return loaded
 

@@ -1,0 +1,78 @@
+"""Quantised weights in the order in which the compiled kernels read them (kernels/linear.cpp)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from daybreak.engine.quantised import MIDDLE, Quantised, Scheme
+
+ROWS, FOUR = 16, 4
+"""Of a block; as in linear.cpp."""
+WHOLE_ROW = 64
+"""Inputs that share a scale of the activations where the weights have one for each row."""
+
+
+class Packed(NamedTuple):
+    """Blocks of 16 rows, and of each block 4 inputs of all rows after 4 inputs of all rows; padded."""
+
+    numbers: Tensor
+    """uint8 [blocks, inputs / 4, 16 rows, 4]; with 4 bits [blocks, inputs / 8, 16 rows, 4], of each byte the
+    lower half before the upper."""
+    scales: Tensor
+    """float32 [blocks, groups, 16 rows]."""
+    zeros: Tensor | None
+    """The same."""
+
+
+def group_of(scheme: Scheme) -> int:
+    """How many inputs share a scale of the activations."""
+    return scheme.group or WHOLE_ROW
+
+
+def shapes(rows: int, width: int, scheme: Scheme) -> dict[str, tuple[int, ...]]:
+    """Of the packed tensors, by name."""
+    blocks, groups = -(-rows // ROWS), -(-width // group_of(scheme))
+    scales = (blocks, 1 if scheme.group is None else groups, ROWS)
+    fours = groups * group_of(scheme) * scheme.bits // 8 // FOUR
+    found: dict[str, tuple[int, ...]] = {"numbers": (blocks, fours, ROWS, FOUR), "scales": scales}
+    return {**found, "zeros": scales} if scheme.zeros else found
+
+
+def pack(weights: Quantised, scheme: Scheme) -> Packed:
+    """Inputs beyond the last one are 0 in every token, so that it does not matter which weights they have."""
+    rows, width = weights.shape
+    blocks, fours = shapes(rows, width, scheme)["numbers"][:2]
+    columns = fours * FOUR * 8 // scheme.bits
+    numbers = torch.full((blocks * ROWS, columns), MIDDLE[scheme.bits], dtype=torch.uint8)
+    numbers[:rows, :width] = weights.numbers
+    if scheme.bits == 8:
+        numbers = numbers.view(blocks, ROWS, -1, FOUR).transpose(1, 2)
+    else:
+        pairs = numbers.view(blocks, ROWS, -1, 2, FOUR).transpose(1, 2)  # [blocks, eights, 16 rows, 2, 4]
+        numbers = pairs[..., 0, :] | pairs[..., 1, :] << 4
+    zeros = None if weights.zeros is None else _by_blocks(weights.zeros, blocks)
+    return Packed(numbers.contiguous(), _by_blocks(weights.scales, blocks), zeros)
+
+
+def unpack(packed: Packed, rows: int, width: int, scheme: Scheme) -> Quantised:
+    """The exact inverse of `pack`."""
+    numbers = packed.numbers
+    if scheme.bits == 4:
+        numbers = torch.stack((numbers & 15, numbers >> 4), dim=-2)  # [blocks, eights, 16 rows, 2, 4]
+    numbers = numbers.transpose(1, 2).reshape(len(numbers) * ROWS, -1)[:rows, :width]
+    zeros = None if packed.zeros is None else _by_rows(packed.zeros, rows)
+    return Quantised(numbers.contiguous(), _by_rows(packed.scales, rows), zeros, scheme.bits, scheme.group)
+
+
+def _by_blocks(values: Tensor, blocks: int) -> Tensor:
+    """[rows, groups] -> [blocks, groups, 16 rows], what is beyond the last row 0."""
+    padded = values.new_zeros(blocks * ROWS, values.shape[1])
+    padded[: len(values)] = values
+    return padded.view(blocks, ROWS, -1).transpose(1, 2).contiguous()
+
+
+def _by_rows(values: Tensor, rows: int) -> Tensor:
+    return values.transpose(1, 2).reshape(-1, values.shape[1])[:rows].contiguous()
