@@ -11,6 +11,7 @@ import contextlib
 import functools
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -109,6 +110,10 @@ def _asked(process: subprocess.Popen[bytes], request: bytes) -> bytes:
         process.stdin.flush()
     except BrokenPipeError:
         return b""
+    if os.name == "posix":
+        # In turns: a Ctrl-C that comes just before a long wait begins would be heard only at its end.
+        while not select.select([process.stdout], [], [], 0.2)[0]:
+            pass
     return process.stdout.readline()
 
 
