@@ -14,6 +14,8 @@ from daybreak.families.family import Family
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
+QUANTISED, METHOD = "quantization_config", {"quant_method": "daybreak"}
+"""The key under which a folder written by `daybreak quantize` says so, and how; see engine/quantised_folder."""
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -63,6 +65,14 @@ def _foreign_code(config: dict[str, Any]) -> str | None:
     known = families.remote_code(model_type) if isinstance(model_type, str) else ()
     modules = {str(text): str(text).split("--")[-1].rsplit(".", 1)[0] for text in classes if text is not None}
     return next((text for text, module in modules.items() if module not in known), None)
+
+
+def own_quantisation(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What config.json says of weights that `daybreak quantize` wrote; None: they are others."""
+    told = config.get(QUANTISED)
+    if not isinstance(told, dict) or any(told.get(key) != value for key, value in METHOD.items()):
+        return None
+    return {key: value for key, value in told.items() if key not in METHOD}
 
 
 def read_generation(folder: Path) -> dict[str, Any]:

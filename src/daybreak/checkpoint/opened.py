@@ -15,7 +15,7 @@ from daybreak import families
 from daybreak.architecture import Architecture
 from daybreak.checkpoint import folder as files
 from daybreak.checkpoint.arrays import is_array_release, read_arrays
-from daybreak.checkpoint.config import read_config, read_generation
+from daybreak.checkpoint.config import own_quantisation, read_config, read_generation
 from daybreak.checkpoint.fill import expected_shapes
 from daybreak.checkpoint.quantised import unpacked, without_packing
 from daybreak.checkpoint.shards import is_shard_release, read_shards
@@ -50,6 +50,11 @@ def open_folder(folder: Path, shape: tuple[Family, Architecture] | None = None) 
     it themselves. Raises `DaybreakError` for what is damaged, incomplete, or not of a supported family.
     """
     config, found = _tables(folder, shape)
+    if own_quantisation(config) is not None:
+        raise DaybreakError(
+            f"{folder} was written by daybreak quantize, and can be loaded but not made into something else; "
+            "take the checkpoint that it was made from"
+        )
     family = families.by_model_type(config["model_type"])
     architecture, tokenizer = with_tokenizer(folder, family, config)
     found = _unpacked(found, family, architecture)

@@ -43,6 +43,8 @@ class Written:
     shape: tuple[int, ...]
     chunks: Callable[[], Iterable[Tensor]]
     """Its rows in their order, some at a time."""
+    alignment: int | None = None
+    """It begins at a multiple of so many bytes; None: of its dtype's."""
 
     @property
     def bytes(self) -> int:
@@ -189,8 +191,8 @@ def _shards(written: Sequence[Written], limit: int) -> list[list[Written]]:
 
 def _write_safetensors(file: Path, shard: Sequence[Written], count: Callable[[int], None]) -> None:
     # The order of the safetensors library: wide types first, then by name, so that equal models give equal
-    # files.
-    ordered = sorted(shard, key=lambda one: (-one.dtype.itemsize, one.name))
+    # files, and each tensor begins where its alignment wants it.
+    ordered = sorted(shard, key=lambda one: (-_alignment(one), one.name))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for one in ordered:
@@ -201,13 +203,17 @@ def _write_safetensors(file: Path, shard: Sequence[Written], count: Callable[[in
             "data_offsets": [begin, end],
         }
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-(8 + len(text)) % max([8, *map(_alignment, ordered)]))
     with file.open("wb") as handle:
         handle.write(len(text).to_bytes(8, "little") + text)
         for one in ordered:
             _write_tensor(handle, one, count)
         handle.flush()
         os.fsync(handle.fileno())
+
+
+def _alignment(one: Written) -> int:
+    return one.alignment or one.dtype.itemsize
 
 
 def _write_tensor(handle: BinaryIO, one: Written, count: Callable[[int], None]) -> None:

@@ -11,7 +11,9 @@ from daybreak.cli import plain
 from daybreak.cli.options import Model, Revision
 
 if TYPE_CHECKING:
+    from daybreak.checkpoint.opened import Opened
     from daybreak.engine.damage import Damage
+    from daybreak.engine.quantised import Scheme
 
 
 def quantize(
@@ -29,12 +31,14 @@ def quantize(
         Path | None, typer.Option(help="Compare with the original on this text: perplexity and KL.")
     ] = None,
     most: Annotated[
-        int, typer.Option("--tokens", help="Tokens of the text that are compared at most.")
+        int, typer.Option("--tokens", min=2, help="Tokens of the text that are compared at most.")
     ] = 8192,
+    shard_size: Annotated[str, typer.Option(help="Above this the weights go into several files.")] = "5GB",
     revision: Revision = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")] = False,
 ) -> None:
     """Write a checkpoint with weights of 8 or 4 bits, tensor by tensor: it need not fit into memory."""
+    from daybreak.checkpoint.convert import new_folder, opened_source
     from daybreak.cli.convert import Bar
     from daybreak.engine.quantised import Scheme
     from daybreak.engine.quantised_folder import write_quantised
@@ -42,19 +46,13 @@ def quantize(
     usual = Scheme.usual(bits)
     scheme = Scheme(usual.bits, usual.group if group is None else group or None, zeros)
     content = None if text is None else _read(text)
+    new_folder(out)  # before anything is downloaded for it
+    opened = opened_source(model, None, revision, False)
+    tokens = None if content is None else _tokens(opened, content, model, most)
     with Bar() as bar:
-        opened = write_quantised(model, out, scheme, revision=revision, progress=bar.show)
-    size = sum(file.stat().st_size for file in out.glob("*.safetensors"))
-    found = None if content is None else _damage(model, revision, out, content, most)
-    if as_json:
-        told = {} if found is None else {"damage": vars(found) | {"increase": found.increase}}
-        scheme_told = {"bits": scheme.bits, "group": scheme.group, "zeros": scheme.zeros}
-        plain.print_json({"folder": str(out), **scheme_told, "bytes": size, **told})
-        return
-    shared = "a scale for each row" if scheme.group is None else f"a scale for {scheme.group} inputs"
-    print(f"{out}: {opened.family.title}, {scheme.bits} bits, {shared}, {plain.size(size)}")
-    if found is not None:
-        print(_told(found))
+        write_quantised(opened, out, scheme, shard_size=shard_size, progress=bar.show)
+    found = None if tokens is None else _damage(model, revision, out, tokens)
+    _print(opened, out, scheme, found, as_json)
 
 
 def _read(file: Path) -> str:
@@ -66,21 +64,36 @@ def _read(file: Path) -> str:
         raise DaybreakError(f"{file} cannot be read: {error}") from None
 
 
-def _damage(model: str, revision: str | None, out: Path, content: str, most: int) -> Damage:
-    import daybreak
-    from daybreak.engine.damage import damage
+def _tokens(opened: Opened, content: str, model: str, most: int) -> list[int]:
+    """At most so many; enough to compare on, which is found out before the work and not behind it."""
+    from daybreak.engine.damage import stretches
     from daybreak.errors import DaybreakError
 
-    original = daybreak.load(model, revision)
-    if original.tokenizer is None:
+    if opened.tokenizer is None:
         raise DaybreakError(f"{model} has no tokenizer, so no text can be compared on; leave --text out")
-    tokens = original.tokenizer.encode(content, special=False)[:most]
-    return damage(original.decoder, daybreak.load(out).decoder, tokens)
+    tokens = opened.tokenizer.encode(content, special=False)[:most]
+    stretches(tokens, opened.architecture.context)
+    return tokens
 
 
-def _told(found: Damage) -> str:
-    before, after = found.perplexities
-    return (
-        f"on {found.tokens:,} tokens: perplexity {before:.4g} -> {after:.4g} ({found.increase:+.2%}), "
-        f"KL {found.kl:.2g} nats, the same first choice {found.agreement:.1%}"
-    )
+def _damage(model: str, revision: str | None, out: Path, tokens: list[int]) -> Damage:
+    import daybreak
+    from daybreak.engine.damage import damage
+
+    return damage(daybreak.load(model, revision).decoder, daybreak.load(out).decoder, tokens)
+
+
+def _print(opened: Opened, out: Path, scheme: Scheme, found: Damage | None, as_json: bool) -> None:
+    size = sum(file.stat().st_size for file in out.glob("*.safetensors"))
+    if as_json:
+        told = {} if found is None else {"damage": vars(found) | {"increase": found.increase}}
+        plain.print_json({"folder": str(out), **vars(scheme), "bytes": size, **told})
+        return
+    shared = "a scale for each row" if scheme.group is None else f"a scale for {scheme.group} inputs"
+    print(f"{out}: {opened.family.title}, {scheme.bits} bits, {shared}, {plain.size(size)}")
+    if found is not None:
+        before, after = found.perplexities
+        print(
+            f"on {found.tokens:,} tokens: perplexity {before:.4g} -> {after:.4g} ({found.increase:+.2%}), "
+            f"KL {found.kl:.2g} nats, the same first choice {found.agreement:.1%}"
+        )

@@ -9,7 +9,7 @@ from typing import Literal
 
 from daybreak import families
 from daybreak.architecture import Architecture
-from daybreak.checkpoint.config import read_config
+from daybreak.checkpoint.config import QUANTISED, own_quantisation, read_config
 from daybreak.checkpoint.find_gguf import find_gguf
 from daybreak.errors import DaybreakError, nearest
 from daybreak.families.family import Family
@@ -89,6 +89,8 @@ def _gguf(file: Path) -> Subject:
 
 def _folder(path: Path) -> Subject:
     config = read_config(path)
+    if own_quantisation(config) is not None:
+        del config[QUANTISED]
     family = families.by_model_type(config["model_type"])
     special = {key: config[key] for key in SPECIAL if isinstance(config.get(key), int)}
     return Subject(str(path), "folder", family, family.read(config), special)

@@ -15,6 +15,7 @@ from daybreak.checkpoint.hub import resolve
 from daybreak.compare import mutants, parity, references
 from daybreak.compare.mutants import Verdict
 from daybreak.compare.parity import BOUND, MODES, Pair
+from daybreak.engine.quantised_linear import is_quantised
 from daybreak.errors import DaybreakError
 from daybreak.families.family import Family
 from daybreak.families.trials import REFERENCES, trials
@@ -101,6 +102,11 @@ def verify_checkpoint(
         raise DaybreakError(
             f"{source}, a model of {ours.family.title}, has no reference to be compared with: transformers "
             "does not open it; name a second folder to compare the two with each other"
+        )
+    if is_quantised(ours.decoder):
+        raise DaybreakError(
+            f"{source} has quantised weights, which no reference reads; see what quantising costs with "
+            "daybreak quantize --text"
         )
     theirs = references.of(ours.family).load(folder)
     progress("comparing")

@@ -43,17 +43,24 @@ class Damage:
 @torch.inference_mode()
 def damage(original: Decoder, quantised: Decoder, tokens: Sequence[int]) -> Damage:
     """Compare both on `tokens`. Raises `DaybreakError` where there is nothing to predict."""
-    length = min(WINDOW, original.architecture.context)
-    parts = [tokens[first : first + length] for first in range(0, len(tokens), length)]
-    parts = [part for part in parts if len(part) > 1]
-    if not parts:
-        raise DaybreakError("the text has fewer than two tokens, so that there is nothing to compare on")
+    parts = stretches(tokens, original.architecture.context)
     sums = torch.zeros(4, dtype=torch.float64)
     for part in parts:
         sums += _sums(original, quantised, torch.tensor([part]))
     count = sum(len(part) - 1 for part in parts)
     before, after, kl, agreement = (sums / count).tolist()
     return Damage(count, before, after, max(kl, 0.0), agreement)
+
+
+def stretches(tokens: Sequence[int], context: int) -> list[Sequence[int]]:
+    """The parts of a text that are read by themselves. Raises `DaybreakError` where there is nothing to
+    predict."""
+    length = min(WINDOW, context)
+    parts = [tokens[first : first + length] for first in range(0, len(tokens), length)]
+    parts = [part for part in parts if len(part) > 1]
+    if not parts:
+        raise DaybreakError("the text has fewer than two tokens, so that there is nothing to compare on")
+    return parts
 
 
 def _sums(original: Decoder, quantised: Decoder, tokens: Tensor) -> Tensor:

@@ -7,12 +7,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from daybreak.engine.quantised import MIDDLE, Quantised, Scheme
+from daybreak.engine.quantised import MIDDLE, Quantised, Scheme, quantise
 
 ROWS, FOUR = 16, 4
 """Of a block; as in linear.cpp."""
 WHOLE_ROW = 64
 """Inputs that share a scale of the activations where the weights have one for each row."""
+AT_ONCE = 1 << 18
+"""Weights that are quantised at a time: what they need on the way is some times what they are."""
 
 
 class Packed(NamedTuple):
@@ -55,6 +57,29 @@ def pack(weights: Quantised, scheme: Scheme) -> Packed:
         numbers = pairs[..., 0, :] | pairs[..., 1, :] << 4
     zeros = None if weights.zeros is None else _by_blocks(weights.zeros, blocks)
     return Packed(numbers.contiguous(), _by_blocks(weights.scales, blocks), zeros)
+
+
+def packed(weight: Tensor, scheme: Scheme, name: str = "a matrix") -> Packed:
+    """`pack(quantise(weight, scheme), scheme)`, some rows at a time: beside the result little is in memory.
+
+    Raises `DaybreakError` with the `name` for weights that are not finite.
+    """
+    rows, width = weight.shape
+    found = empty(rows, width, scheme)
+    step = ROWS * max(1, AT_ONCE // (ROWS * width))
+    for first in range(0, rows, step):
+        part = pack(quantise(weight[first : first + step], scheme, name), scheme)
+        for whole, some in zip(found, part, strict=True):
+            if whole is not None and some is not None:
+                whole[first // ROWS : first // ROWS + len(some)] = some
+    return found
+
+
+def empty(rows: int, width: int, scheme: Scheme) -> Packed:
+    """Tensors of the right shapes and dtypes."""
+    found = shapes(rows, width, scheme)
+    zeros = torch.empty(found["zeros"]) if scheme.zeros else None
+    return Packed(torch.empty(found["numbers"], dtype=torch.uint8), torch.empty(found["scales"]), zeros)
 
 
 def unpack(packed: Packed, rows: int, width: int, scheme: Scheme) -> Quantised:

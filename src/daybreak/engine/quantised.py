@@ -16,8 +16,6 @@ from daybreak.errors import DaybreakError
 MIDDLE = {8: 128, 4: 8}
 """The number that stands for 0 where a group has no zero point of its own."""
 GROUPS = (32, 64, 128)
-AT_ONCE = 1 << 22
-"""Weights that are in float32 at a time."""
 
 
 @dataclass(frozen=True)
@@ -78,27 +76,19 @@ class Quantised:
         return values.repeat_interleave(group, 1)[:, : self.shape[1]]
 
 
-def quantise(weight: Tensor, scheme: Scheme) -> Quantised:
+def quantise(weight: Tensor, scheme: Scheme, name: str = "a matrix") -> Quantised:
     """The nearest numbers for `weight` [rows, inputs], of any dtype.
 
     The scale is the largest weight's of a group divided by the largest number, so that nothing is cut off.
-    Raises `DaybreakError` for weights that are not finite.
+    Raises `DaybreakError` with the `name` for weights that are not finite.
     """
-    rows = max(1, AT_ONCE // max(1, weight.shape[1]))
-    parts = [_rows(weight[first : first + rows], scheme) for first in range(0, len(weight), rows)]
-    numbers, scales, zeros = (torch.cat(each) for each in zip(*parts, strict=True))
-    return Quantised(numbers, scales, zeros if scheme.zeros else None, scheme.bits, scheme.group)
-
-
-def _rows(weight: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor, Tensor]:
-    """Numbers, scales and zero points of some rows."""
     rows, width = weight.shape
     group = scheme.group or width
     groups = -(-width // group)
     values = torch.zeros(rows, groups * group)
     values[:, :width] = weight
     if not values.isfinite().all():
-        raise DaybreakError("a weight is not finite, so it cannot be quantised")
+        raise DaybreakError(f"{name} has weights that are not finite, so it cannot be quantised")
     values = values.view(rows, groups, group)
     middle = MIDDLE[scheme.bits]
     first = 0 if scheme.zeros and scheme.bits == 4 else 1
@@ -112,7 +102,8 @@ def _rows(weight: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor, Tensor]:
         scales = values.abs().amax(-1) / (last - middle)
         zeros = torch.full_like(scales, middle)
     numbers = (values / _not_zero(scales)[..., None] + zeros[..., None]).round().clamp(first, last)
-    return numbers.to(torch.uint8).flatten(1)[:, :width], scales, zeros
+    numbers = numbers.to(torch.uint8).flatten(1)[:, :width]
+    return Quantised(numbers, scales, zeros if scheme.zeros else None, scheme.bits, scheme.group)
 
 
 def _not_zero(scales: Tensor) -> Tensor:

@@ -17,39 +17,47 @@ from torch import Tensor
 
 from daybreak import families, settings
 from daybreak.checkpoint import folder as files
-from daybreak.checkpoint.config import CONFIG, read_config, read_generation
-from daybreak.checkpoint.convert import Parts, check_room, new_folder, opened_source, texts_of
-from daybreak.checkpoint.fill import empty_decoder, matched
+from daybreak.checkpoint.config import (
+    CONFIG,
+    METHOD,
+    QUANTISED,
+    own_quantisation,
+    read_config,
+    read_generation,
+    read_json,
+)
+from daybreak.checkpoint.convert import Parts, check_room, new_folder, texts_of
+from daybreak.checkpoint.fill import FLOATING, empty_decoder, matched
 from daybreak.checkpoint.opened import Opened, with_tokenizer
 from daybreak.checkpoint.save import Written, to_json, write_folder
-from daybreak.checkpoint.stored import Mapping
-from daybreak.engine.packed import Packed, pack
-from daybreak.engine.quantised import Scheme, quantise
+from daybreak.checkpoint.stored import Mapping, Stored
+from daybreak.engine.packed import Packed, packed
+from daybreak.engine.quantised import Scheme
 from daybreak.engine.quantised_linear import QuantisedLinear, Quantiser
 from daybreak.errors import DaybreakError
 from daybreak.model.decoder import Decoder
 
-KEY, METHOD = "quantization_config", "daybreak"
+ALIGNMENT = 64
+"""Bytes: a block's 4 inputs of 16 rows with 8 bits. All packed tensors are whole multiples of it."""
+
+AGAIN = "quantise the checkpoint again"
 
 
 def write_quantised(
-    source: str | os.PathLike[str],
+    opened: Opened,
     destination: str | os.PathLike[str],
     scheme: Scheme,
     *,
-    revision: str | None = None,
-    local_files_only: bool = False,
     shard_size: int | str = "5GB",
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Opened:
-    """Write the checkpoint `source` (all that `daybreak.load` reads) with the matrices of its blocks and its
-    head quantised. In memory is one tensor at a time. What is not quantised keeps its dtype.
+) -> None:
+    """Write the checkpoint `opened` with the matrices of its blocks and its head quantised. In memory is one
+    tensor at a time, and what becomes of it. What is not quantised keeps its dtype.
 
-    Raises `DaybreakError` for what `daybreak.load` refuses, a destination that is not empty, and a disk
-    without room.
+    Raises `DaybreakError` for what `daybreak.load` refuses, a destination that is not empty, weights that are
+    not finite, and a disk without room. Nothing is left where it fails.
     """
     folder = new_folder(destination)
-    opened = opened_source(source, None, revision, local_files_only)
     decoder = empty_decoder(opened.architecture)
     uses = matched(opened.spelled or opened.family, decoder, opened.found, opened.folder)
     layers = Quantiser(decoder, scheme).layers
@@ -57,17 +65,16 @@ def write_quantised(
     written = [parts.written(name, tensor, opened.dtype) for name, tensor in decoder.state_dict().items()]
     check_room(folder, sum(one.bytes for one in written))
     texts = texts_of(opened, opened.dtype)
-    config = {**json.loads(texts[CONFIG]), KEY: {"quant_method": METHOD, **asdict(scheme)}}
+    config = {**json.loads(texts[CONFIG]), QUANTISED: {**METHOD, **asdict(scheme)}}
     write_folder(folder, written, {**texts, CONFIG: to_json(config)}, shard_size, progress)
-    return opened
 
 
 class _QuantisedParts:
-    """The tensors of the new files; of the quantised layers the last is kept."""
+    """The tensors of the new files. Those of a quantised layer stand one after another, so that only the last
+    layer is kept."""
 
     def __init__(self, parts: Parts, layers: dict[str, QuantisedLinear]) -> None:
         self._parts = parts
-        self._sources = {id(layer): name for name, layer in layers.items()}
         self._layers = layers
         self._last: tuple[str, Packed] | None = None
 
@@ -78,7 +85,7 @@ class _QuantisedParts:
         if source is None:
             return Written(name, dtype, shape, lambda: iter([self._parts.part(name)]))
         field = name.rpartition(".")[2]
-        return Written(name, tensor.dtype, shape, lambda: self._packed(source, field))
+        return Written(name, tensor.dtype, shape, lambda: self._packed(source, field), ALIGNMENT)
 
     def _source_of(self, name: str) -> str | None:
         """Of a quantised layer's tensor, the parameter that it is made of."""
@@ -90,8 +97,7 @@ class _QuantisedParts:
     def _packed(self, source: str, field: str) -> Iterator[Tensor]:
         if self._last is None or self._last[0] != source:
             self._last = None  # before the next one is made
-            scheme = self._layers[source].scheme
-            self._last = source, pack(quantise(self._parts.part(source), scheme), scheme)
+            self._last = source, packed(self._parts.part(source), self._layers[source].scheme, source)
         tensor: Tensor = getattr(self._last[1], field)
         yield tensor
 
@@ -99,11 +105,9 @@ class _QuantisedParts:
 def is_quantised_folder(folder: Path) -> bool:
     """Was it written by `write_quantised`?"""
     try:
-        config = json.loads((folder / CONFIG).read_bytes())
-    except (OSError, ValueError):
+        return own_quantisation(read_json(folder / CONFIG)) is not None
+    except DaybreakError:
         return False  # whoever opens it says so
-    method = config.get(KEY) if isinstance(config, dict) else None
-    return isinstance(method, dict) and method.get("quant_method") == METHOD
 
 
 def open_quantised(
@@ -115,8 +119,10 @@ def open_quantised(
     Raises `DaybreakError` for what is damaged or incomplete, and for other `bits` than it has.
     """
     config = read_config(folder)
-    told = {name: value for name, value in config.pop(KEY).items() if name != "quant_method"}
-    scheme = settings.build(Scheme, told, f"{folder / CONFIG}: {KEY}")
+    told = own_quantisation(config)
+    assert told is not None
+    del config[QUANTISED]
+    scheme = settings.build(Scheme, told, f"{folder / CONFIG}: {QUANTISED}")
     if bits not in (None, scheme.bits):
         raise DaybreakError(f"{folder} has weights of {scheme.bits} bits, not {bits}; leave bits out")
     family = families.by_model_type(config["model_type"])
@@ -125,18 +131,34 @@ def open_quantised(
     dtype = dtype or files.dtype_of(config, found)
     decoder = empty_decoder(architecture)
     Quantiser(decoder, scheme)
-    mappings = {file: Mapping(file) for file in {stored.file for stored in found.values()}}
-    kernels = {name for name, _ in decoder.named_buffers()}  # numbers, scales, and the biases beside them
-    state: dict[str, Tensor] = {}
-    for name, tensor in decoder.state_dict().items():
-        stored = found.get(name)
-        if stored is None or stored.shape != tuple(tensor.shape):
-            has = "is missing" if stored is None else f"has shape {list(stored.shape)}"
-            raise DaybreakError(
-                f"{folder}: tensor {name!r} {has}, and the model needs {list(tensor.shape)}; quantise the "
-                "checkpoint again"
-            )
-        state[name] = mappings[stored.file].tensor(stored).to(tensor.dtype if name in kernels else dtype)
-    decoder.load_state_dict(state, assign=True)
+    decoder.load_state_dict(_state(decoder, found, dtype, folder), assign=True)
     opened = Opened(folder, family, architecture, tokenizer, config, read_generation(folder), found, dtype)
     return opened, decoder
+
+
+def _state(decoder: Decoder, found: dict[str, Stored], dtype: torch.dtype, folder: Path) -> dict[str, Tensor]:
+    """The tensors of `decoder`, which has none yet."""
+    wanted = decoder.state_dict()
+    if unknown := sorted(found.keys() - wanted.keys()):
+        raise DaybreakError(f"{folder}: tensor {unknown[0]!r} is none of the model's; {AGAIN}")
+    mappings = {file: Mapping(file) for file in {stored.file for stored in found.values()}}
+    buffers = {name for name, _ in decoder.named_buffers()}  # numbers, scales, and the biases beside them
+    state: dict[str, Tensor] = {}
+    for name, tensor in wanted.items():
+        stored = _checked(name, found.get(name), tensor, folder)
+        state[name] = mappings[stored.file].tensor(stored).to(tensor.dtype if name in buffers else dtype)
+    return state
+
+
+def _checked(name: str, stored: Stored | None, wanted: Tensor, folder: Path) -> Stored:
+    """`stored`, found and of the shape and kind of `wanted`."""
+    if stored is None:
+        raise DaybreakError(f"{folder} has no tensor {name!r}; {AGAIN}")
+    if stored.shape != tuple(wanted.shape):
+        shapes = f"has shape {list(stored.shape)}, and the model needs {list(wanted.shape)}"
+        raise DaybreakError(f"{folder}: tensor {name!r} {shapes}; {AGAIN}")
+    exact = name.rpartition(".")[2] in Packed._fields
+    if stored.dtype != wanted.dtype if exact else stored.dtype not in FLOATING:
+        kinds = f"is of {stored.dtype}, and the model needs {wanted.dtype}"
+        raise DaybreakError(f"{folder}: tensor {name!r} {kinds}; {AGAIN}")
+    return stored

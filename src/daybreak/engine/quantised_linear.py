@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from daybreak.engine.kernels.build import library
 from daybreak.engine.kernels.linear import multiply
-from daybreak.engine.packed import Packed, pack, shapes, unpack
-from daybreak.engine.quantised import Scheme, quantise
+from daybreak.engine.packed import Packed, empty, packed, unpack
+from daybreak.engine.quantised import Scheme
 from daybreak.model.decoder import Decoder, Tied
 
 
@@ -28,25 +28,22 @@ class QuantisedLinear(nn.Module):
     def __init__(self, width: int, outputs: int, bias: bool, scheme: Scheme) -> None:
         super().__init__()
         self.width, self.outputs, self.scheme = width, outputs, scheme
-        found = shapes(outputs, width, scheme)
-        for name in Packed._fields:
-            dtype = torch.uint8 if name == "numbers" else torch.float32
-            empty = torch.empty(found[name], dtype=dtype) if name in found else None
-            self.register_buffer(name, empty)
+        for name, tensor in empty(outputs, width, scheme)._asdict().items():
+            self.register_buffer(name, tensor)
         self.register_buffer("bias", torch.empty(outputs) if bias else None)
 
-    def take(self, weight: Tensor) -> None:
-        """Become the quantised `weight` [outputs, inputs]."""
-        self.numbers, self.scales, self.zeros = pack(quantise(weight, self.scheme), self.scheme)
+    def take(self, weight: Tensor, name: str) -> None:
+        """Become the quantised `weight` [outputs, inputs], which has that name."""
+        self.numbers, self.scales, self.zeros = packed(weight, self.scheme, name)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """[.., inputs] -> [.., outputs], in the inputs' dtype."""
         flat = inputs.reshape(-1, self.width).float()
-        packed = Packed(self.numbers, self.scales, self.zeros)
+        weights = Packed(self.numbers, self.scales, self.zeros)
         if library().functions is not None and inputs.device.type == "cpu":
-            found = multiply(flat, packed, self.bias, self.outputs, self.scheme)
+            found = multiply(flat, weights, self.bias, self.outputs, self.scheme)
         else:
-            weight = unpack(packed, self.outputs, self.width, self.scheme).whole()
+            weight = unpack(weights, self.outputs, self.width, self.scheme).whole()
             found = nn.functional.linear(flat, weight, self.bias)
         return found.view(*inputs.shape[:-1], self.outputs).to(inputs.dtype)
 
@@ -79,7 +76,7 @@ class Quantiser:
         not finite."""
         layer = self.layers.get(name)
         if layer is not None:
-            layer.take(weight)
+            layer.take(weight, name)
         return layer is not None and not isinstance(layer, QuantisedTied)
 
 

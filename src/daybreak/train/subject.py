@@ -10,6 +10,7 @@ from daybreak import families
 from daybreak.architecture import Architecture, Blanks, Learned, Rotary
 from daybreak.data.token_shards import TokenSet
 from daybreak.engine.frame import Frame
+from daybreak.engine.quantised_linear import is_quantised
 from daybreak.errors import DaybreakError
 from daybreak.families.family import Family
 from daybreak.language_model import LanguageModel, create, load
@@ -45,7 +46,7 @@ PROBE = "The sun  rose.\n\tdef f(x): return x**2  # naïve – 日本語, 123456
 def architecture(settings: Settings, data: TokenSet | None) -> Architecture:
     """Of the model before there is one: what `--dry-run` needs to know. Without data it is as published."""
     if settings.model.start is not None:
-        return load(settings.model.start, settings.model.revision).architecture
+        return _whole(settings.model).architecture
     page = families.by_name(settings.model.family)
     changes = _spelled(settings.model.changes) if data is None else _changes(page, settings, data)
     return page.architecture(settings.model.size, **changes)
@@ -100,13 +101,24 @@ def _started(settings: ModelSettings, tokenizer: Tokenizer) -> LanguageModel:
         raise DaybreakError(
             f"model.start is {settings.start}, whose shape is fixed; leave model.size and model.changes out"
         )
-    assert settings.start is not None
-    model = load(settings.start, settings.revision)
+    model = _whole(settings)
     own = model.tokenizer
     if own is not None and own.encode(PROBE, bos=False) != tokenizer.encode(PROBE, bos=False):
         raise DaybreakError(
             f"the data was made with another tokenizer than {settings.start} has; build it again with "
             f"tokenizer: {settings.start} in its recipe"
+        )
+    return model
+
+
+def _whole(settings: ModelSettings) -> LanguageModel:
+    """The model that `start` names, if it can be trained."""
+    assert settings.start is not None
+    model = load(settings.start, settings.revision)
+    if is_quantised(model.decoder):
+        raise DaybreakError(
+            f"model.start is {settings.start}, whose weights are quantised and cannot be trained; name the "
+            "checkpoint that it was made from"
         )
     return model
 
