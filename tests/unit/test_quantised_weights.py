@@ -167,7 +167,7 @@ def test_the_sanitizer_finds_nothing(tmp_path: Path) -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.strip() == "96 products"
+    assert done.stdout.strip() == "192 products, 108 steps"
 
 
 def close(bits: int) -> float:

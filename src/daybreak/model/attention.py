@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from daybreak.architecture import Architecture, Rotary
-from daybreak.model.cache import Cache
+from daybreak.model.cache import Past
 from daybreak.model.positions import Turns, alibi_bias, rotate
 from daybreak.model.reading import Reading
 
@@ -70,7 +70,7 @@ class Attention(nn.Module):
         if architecture.layer_scaled_scores:
             self.scale /= layer + 1
 
-    def forward(self, inputs: Tensor, sight: Sight, turns: Turns | None, cache: Cache | None) -> Tensor:
+    def forward(self, inputs: Tensor, sight: Sight, turns: Turns | None, cache: Past | None) -> Tensor:
         """[batch, length, width] -> the same."""
         query, key, value = (self._heads(part(inputs)) for part in (self.query, self.key, self.value))
         if self.rotary is not None and turns is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +12,21 @@ from daybreak.errors import DaybreakError
 
 if TYPE_CHECKING:
     from daybreak.model.reading import Reading
+
+
+class Past(Protocol):
+    """What a decoder asks of whatever keeps keys and values."""
+
+    def admit(self, reading: Reading) -> None:
+        """Make room for the tokens of `reading`; called once before the layers."""
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store a layer's new keys and values [batch, key heads, length, head_width]; returns those of all
+        tokens so far.
+        """
+
+    def advance(self, length: int) -> None:
+        """All layers have stored so many new tokens."""
 
 
 class Cache:

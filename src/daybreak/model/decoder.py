@@ -12,7 +12,7 @@ from torch.nn import functional
 from daybreak.architecture import Alibi, Architecture, Learned, Rotary
 from daybreak.errors import DaybreakError
 from daybreak.model.attention import Attention, Sight
-from daybreak.model.cache import Cache
+from daybreak.model.cache import Cache, Past
 from daybreak.model.positions import Turns, alibi_slopes, rotary_turns
 from daybreak.model.reading import Reading
 
@@ -58,7 +58,7 @@ class Block(nn.Module):
             self.mlp_norm = _norm(architecture)
         self.mlp = Mlp(architecture)
 
-    def forward(self, hidden: Tensor, sight: Sight, turns: Turns | None, cache: Cache | None) -> Tensor:
+    def forward(self, hidden: Tensor, sight: Sight, turns: Turns | None, cache: Past | None) -> Tensor:
         """[batch, length, width] -> the same."""
         if self.architecture.block == "post":
             hidden = self.attention_norm(hidden + self.attention(hidden, sight, turns, cache))
@@ -118,14 +118,14 @@ class Decoder(nn.Module):
         else:
             self.head = nn.Linear(narrow, architecture.vocabulary, bias="head" in architecture.biases)
 
-    def forward(self, reading: Reading, cache: Cache | None = None) -> Tensor:
+    def forward(self, reading: Reading, cache: Past | None = None) -> Tensor:
         """What the head reads: [batch, length, width] (or the embedding's width), in the weights' dtype.
 
         With a `cache`, its tokens are the past of this reading, and this reading's are added to it.
         """
         if cache is not None:
             cache.admit(reading)
-        hidden = self._embed(reading)
+        hidden = self.embed(reading)
         rotary = self.architecture.positions
         turns = rotary_turns(rotary, reading) if isinstance(rotary, Rotary) else None
         sights = self._sights(reading)
@@ -165,7 +165,8 @@ class Decoder(nn.Module):
         """The arrangement of `tokens` [batch, length] for this decoder: `Reading.of` with its own blanks."""
         return Reading.of(tokens, mask, lengths, cache, self.architecture.blanks)
 
-    def _embed(self, reading: Reading) -> Tensor:
+    def embed(self, reading: Reading) -> Tensor:
+        """What the first block reads, [batch, length, width]."""
         hidden: Tensor = self.tokens(reading.tokens)  # [batch, length, width]
         if self.architecture.embedding_width is not None:
             hidden = self.project_in(hidden)

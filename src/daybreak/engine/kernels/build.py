@@ -17,8 +17,17 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-SOURCES = ("linear.cpp",)
-FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-shared", "-fPIC", "-Wno-psabi")
+SOURCES = ("linear.cpp", "step.cpp")
+FLAGS = (
+    "-O3",
+    "-march=native",
+    "-std=c++17",
+    "-ffp-contract=off",
+    "-fopenmp",
+    "-shared",
+    "-fPIC",
+    "-Wno-psabi",
+)
 OFF = "DAYBREAK_KERNELS"
 """Set to 0, everything runs in torch."""
 
@@ -55,9 +64,10 @@ def _names() -> tuple[str | None, ...]:
 
 def _built(compiler: str) -> Path:
     """The library's file. It is written under another name first: several processes may build it at once."""
-    sources = [Path(__file__).parent / name for name in SOURCES]
+    here = Path(__file__).parent
+    sources = [here / name for name in SOURCES]
     digest = hashlib.sha256("\0".join((*_machine(), compiler, *FLAGS)).encode())
-    for source in sources:
+    for source in (*sources, *sorted(here.glob("*.h"))):
         digest.update(source.read_bytes())
     folder = _cache()
     file = folder / f"kernels-{digest.hexdigest()[:20]}.so"

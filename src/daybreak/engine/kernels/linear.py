@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from ctypes import c_int64, c_void_p
+import ctypes
 
 import torch
 from torch import Tensor
 
 from daybreak.engine.kernels.build import library
+from daybreak.engine.kernels.structures import Matrix
 from daybreak.engine.packed import Packed, group_of
 from daybreak.engine.quantised import Scheme
 
@@ -19,19 +20,13 @@ def multiply(inputs: Tensor, weights: Packed, bias: Tensor | None, outputs: int,
     inputs = inputs.contiguous()
     tokens, width = inputs.shape
     results = torch.empty(tokens, outputs)
-    functions.quantised_linear(
-        _place(inputs),
-        c_int64(tokens),
-        *map(_place, (*weights, bias)),
-        c_int64(outputs),
-        c_int64(width),
-        c_int64(group_of(scheme)),
-        c_int64(scheme.bits),
-        c_int64(scheme.group is None),
-        _place(results),
+    places = (None if part is None else part.data_ptr() for part in (*weights, bias))
+    matrix = Matrix(scheme.bits, *places, outputs, width, group_of(scheme), scheme.group is None)
+    functions.linear(
+        ctypes.byref(matrix),
+        ctypes.c_void_p(inputs.data_ptr()),
+        ctypes.c_int64(tokens),
+        ctypes.c_void_p(results.data_ptr()),
+        ctypes.c_int64(torch.get_num_threads()),
     )
     return results
-
-
-def _place(tensor: Tensor | None) -> c_void_p:
-    return c_void_p(0 if tensor is None else tensor.data_ptr())

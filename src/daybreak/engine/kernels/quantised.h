@@ -1,0 +1,288 @@
+// Products of quantised weights with the activations of a few tokens or many.
+//
+// Weights are unsigned numbers of 8 or 4 bits with a scale, and perhaps a zero point, for each row and group of
+// inputs. They are packed so that a core reads one stream and never adds across a register: blocks of 16 rows,
+// and of each block 4 inputs of all rows after 4 inputs of all rows. With 4 bits a byte has an input of one
+// four in its low half and the same place of the next four in its high half.
+//
+// Activations are rounded to 8 bits on the fly, with a scale for each token and group; products and sums are
+// exact integers. What a compiler makes of -march=native decides which instructions do them.
+
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#if defined(__AVX512VNNI__) || defined(__AVX2__)
+#include <immintrin.h>
+#elif defined(__ARM_FEATURE_DOTPROD)
+#include <arm_neon.h>
+#endif
+
+#include "matrix.h"
+#include "vectors.h"
+
+namespace daybreak {
+
+constexpr int ROWS = 16;  // of a block
+constexpr int FOUR = 4;   // inputs that stand together
+
+typedef float Floats __attribute__((vector_size(4 * ROWS)));
+typedef int32_t Ints __attribute__((vector_size(4 * ROWS)));
+
+// `Sums`: 16 sums of products, one for each row. `Eights` and `Nibbles`: 4 inputs of 16 rows, ready to be multiplied.
+// OFFSET: what was subtracted from the weights before they were multiplied.
+
+#if defined(__AVX512VNNI__)
+
+constexpr const char* NAME = "AVX-512 VNNI";
+constexpr int TOKENS = 8;
+constexpr int OFFSET_8 = 0, OFFSET_4 = 0;
+struct Sums { __m512i all = _mm512_setzero_si512(); };
+struct Four { __m512i all; };
+
+inline Four eights(const uint8_t* weights) { return {_mm512_loadu_si512(weights)}; }
+inline void nibbles(const uint8_t* weights, Four& low, Four& high) {
+    const __m512i bytes = _mm512_loadu_si512(weights), mask = _mm512_set1_epi8(15);
+    low.all = _mm512_and_si512(bytes, mask);
+    high.all = _mm512_and_si512(_mm512_srli_epi16(bytes, 4), mask);
+}
+inline __m512i broadcast(const int8_t* inputs) {
+    int32_t four;
+    std::memcpy(&four, inputs, 4);
+    return _mm512_set1_epi32(four);
+}
+inline void add_8(Sums& sums, const Four& weights, const int8_t* inputs) {
+    sums.all = _mm512_dpbusd_epi32(sums.all, weights.all, broadcast(inputs));
+}
+inline void add_4(Sums& sums, const Four& low, const Four& high, const int8_t* inputs) {
+    sums.all = _mm512_dpbusd_epi32(sums.all, low.all, broadcast(inputs));
+    sums.all = _mm512_dpbusd_epi32(sums.all, high.all, broadcast(inputs + FOUR));
+}
+inline Ints whole(const Sums& sums) { return (Ints)sums.all; }
+
+#elif defined(__AVX2__)
+
+constexpr const char* NAME = "AVX2";
+constexpr int TOKENS = 4;
+constexpr int OFFSET_8 = 128, OFFSET_4 = 0;
+struct Sums { __m256i low = _mm256_setzero_si256(), high = _mm256_setzero_si256(); };
+struct Four { __m256i low, high; };
+
+inline __m256i load(const uint8_t* place) { return _mm256_loadu_si256((const __m256i*)place); }
+inline Four eights(const uint8_t* weights) {
+    const __m256i middle = _mm256_set1_epi8((char)128);
+    return {_mm256_xor_si256(load(weights), middle), _mm256_xor_si256(load(weights + 32), middle)};
+}
+inline void nibbles(const uint8_t* weights, Four& low, Four& high) {
+    const __m256i mask = _mm256_set1_epi8(15), first = load(weights), second = load(weights + 32);
+    low = {_mm256_and_si256(first, mask), _mm256_and_si256(second, mask)};
+    high = {_mm256_and_si256(_mm256_srli_epi16(first, 4), mask), _mm256_and_si256(_mm256_srli_epi16(second, 4), mask)};
+}
+inline __m256i broadcast(const int8_t* inputs) {
+    int32_t four;
+    std::memcpy(&four, inputs, 4);
+    return _mm256_set1_epi32(four);
+}
+// Pairs of products are added in 16 bits. Neither factor is -128, so that two of them fit: 2 * 127 * 127 < 2^15.
+inline __m256i pairs(__m256i weights, __m256i inputs, __m256i sizes) {
+    return _mm256_maddubs_epi16(sizes, _mm256_sign_epi8(weights, inputs));
+}
+inline void add_8(Sums& sums, const Four& weights, const int8_t* inputs) {
+    const __m256i four = broadcast(inputs), sizes = _mm256_abs_epi8(four), one = _mm256_set1_epi16(1);
+    sums.low = _mm256_add_epi32(sums.low, _mm256_madd_epi16(pairs(weights.low, four, sizes), one));
+    sums.high = _mm256_add_epi32(sums.high, _mm256_madd_epi16(pairs(weights.high, four, sizes), one));
+}
+inline void add_4(Sums& sums, const Four& low, const Four& high, const int8_t* inputs) {
+    const __m256i first = broadcast(inputs), second = broadcast(inputs + FOUR), one = _mm256_set1_epi16(1);
+    const __m256i upper = _mm256_add_epi16(_mm256_maddubs_epi16(low.low, first), _mm256_maddubs_epi16(high.low, second));
+    const __m256i lower = _mm256_add_epi16(_mm256_maddubs_epi16(low.high, first), _mm256_maddubs_epi16(high.high, second));
+    sums.low = _mm256_add_epi32(sums.low, _mm256_madd_epi16(upper, one));
+    sums.high = _mm256_add_epi32(sums.high, _mm256_madd_epi16(lower, one));
+}
+inline Ints whole(const Sums& sums) {
+    Ints result;
+    std::memcpy(&result, &sums, sizeof result);
+    return result;
+}
+
+#elif defined(__ARM_FEATURE_DOTPROD)
+
+constexpr const char* NAME = "NEON dot products";
+constexpr int TOKENS = 4;
+constexpr int OFFSET_8 = 128, OFFSET_4 = 0;
+struct Sums { int32x4_t all[4] = {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)}; };
+struct Four { int8x16_t all[4]; };
+
+inline Four eights(const uint8_t* weights) {
+    Four four;
+    for (int part = 0; part < 4; part++)
+        four.all[part] = vreinterpretq_s8_u8(veorq_u8(vld1q_u8(weights + 16 * part), vdupq_n_u8(128)));
+    return four;
+}
+inline void nibbles(const uint8_t* weights, Four& low, Four& high) {
+    for (int part = 0; part < 4; part++) {
+        const uint8x16_t bytes = vld1q_u8(weights + 16 * part);
+        low.all[part] = vreinterpretq_s8_u8(vandq_u8(bytes, vdupq_n_u8(15)));
+        high.all[part] = vreinterpretq_s8_u8(vshrq_n_u8(bytes, 4));
+    }
+}
+inline void add_8(Sums& sums, const Four& weights, const int8_t* inputs) {
+    int32_t four;
+    std::memcpy(&four, inputs, 4);
+    const int8x16_t all = vreinterpretq_s8_s32(vdupq_n_s32(four));
+    for (int part = 0; part < 4; part++) sums.all[part] = vdotq_s32(sums.all[part], weights.all[part], all);
+}
+inline void add_4(Sums& sums, const Four& low, const Four& high, const int8_t* inputs) {
+    add_8(sums, low, inputs);
+    add_8(sums, high, inputs + FOUR);
+}
+inline Ints whole(const Sums& sums) {
+    Ints result;
+    std::memcpy(&result, &sums, sizeof result);
+    return result;
+}
+
+#else
+
+constexpr const char* NAME = "plain C++";
+constexpr int TOKENS = 4;
+constexpr int OFFSET_8 = 0, OFFSET_4 = 0;
+struct Sums { Ints all = {}; };
+struct Four { uint8_t all[ROWS * FOUR]; };
+
+inline Four eights(const uint8_t* weights) {
+    Four four;
+    std::memcpy(four.all, weights, sizeof four.all);
+    return four;
+}
+inline void nibbles(const uint8_t* weights, Four& low, Four& high) {
+    for (int place = 0; place < ROWS * FOUR; place++) {
+        low.all[place] = weights[place] & 15;
+        high.all[place] = weights[place] >> 4;
+    }
+}
+inline void add_8(Sums& sums, const Four& weights, const int8_t* inputs) {
+    for (int row = 0; row < ROWS; row++)
+        for (int input = 0; input < FOUR; input++) sums.all[row] += weights.all[FOUR * row + input] * inputs[input];
+}
+inline void add_4(Sums& sums, const Four& low, const Four& high, const int8_t* inputs) {
+    add_8(sums, low, inputs);
+    add_8(sums, high, inputs + FOUR);
+}
+inline Ints whole(const Sums& sums) { return sums.all; }
+
+#endif
+
+// Activations of some tokens, rounded: [tokens, inputs] with their scales and sums [tokens, groups].
+struct Rounded {
+    std::vector<int8_t> numbers;
+    std::vector<float> scales;
+    std::vector<int32_t> sums;
+    int64_t width = 0, group = 0, groups = 0;
+
+    void size_for(int64_t tokens, int64_t inputs, int64_t of_group) {
+        width = inputs, group = of_group, groups = (inputs + of_group - 1) / of_group;
+        numbers.resize(tokens * groups * group);
+        scales.resize(tokens * groups);
+        sums.resize(tokens * groups);
+    }
+};
+
+// One group of a token; what is beyond its end becomes 0. A scale that is not finite says that an input was not.
+inline void round_group(const float* inputs, int64_t count, int64_t group, int8_t* numbers, float& scale, int32_t& total) {
+    Vector most = {}, poison = {};
+    for (int64_t i = 0; i < count; i += LANES) {
+        const Vector values = i + LANES <= count ? load(inputs + i) : load(inputs + i, count - i);
+        most = larger(size(values), most);
+        poison += values * 0.0f;
+    }
+    const float top = largest(most);
+    const float factor = top > 0 ? 127.0f / top : 0.0f;
+    scale = top / 127.0f + sum(poison);
+    typedef int8_t Bytes __attribute__((vector_size(LANES)));
+    Whole sums = {};
+    for (int64_t i = 0; i < group; i += LANES) {
+        const Vector values = i + LANES <= count ? load(inputs + i) : (i < count ? load(inputs + i, count - i) : Vector{});
+        const Whole rounded = __builtin_convertvector(nearest(values * factor), Whole);
+        const Bytes bytes = __builtin_convertvector(rounded, Bytes);
+        std::memcpy(numbers + i, &bytes, LANES);
+        sums += rounded;
+    }
+    total = 0;
+    for (int lane = 0; lane < LANES; lane++) total += sums[lane];
+}
+
+inline void round_token(const float* inputs, int64_t token, Rounded& rounded) {
+    const int64_t padded = rounded.groups * rounded.group;
+    for (int64_t g = 0; g < rounded.groups; g++) {
+        const int64_t begin = g * rounded.group, each = token * rounded.groups + g;
+        round_group(inputs + begin, std::min(rounded.group, rounded.width - begin), rounded.group,
+                    rounded.numbers.data() + token * padded + begin, rounded.scales[each], rounded.sums[each]);
+    }
+}
+
+// One block of rows for T tokens, from `token` on.
+template <int T, int BITS>
+void block_of(const Matrix& matrix, int64_t block, const Rounded& rounded, int64_t token, float* results) {
+    const int64_t groups = rounded.groups, group = rounded.group, padded = groups * group;
+    const int64_t scale_rows = matrix.per_row ? 1 : groups;
+    const uint8_t* weights = static_cast<const uint8_t*>(matrix.weights) + block * (ROWS * padded * BITS / 8);
+    const float* own_scales = matrix.scales + block * scale_rows * ROWS;
+    const float* own_zeros = matrix.zeros ? matrix.zeros + block * scale_rows * ROWS : nullptr;
+    const int8_t* numbers = rounded.numbers.data() + token * padded;
+    const float* scales = rounded.scales.data() + token * groups;
+    const int32_t* sums = rounded.sums.data() + token * groups;
+    constexpr int offset = BITS == 8 ? OFFSET_8 : OFFSET_4;
+    Floats found[T] = {};
+    for (int64_t g = 0; g < groups; g++) {
+        Sums all[T];
+        const int8_t* inputs = numbers + g * group;
+        if (BITS == 8) {
+            for (int64_t i = 0; i < group; i += FOUR, weights += ROWS * FOUR) {
+                const Four four = eights(weights);
+                for (int t = 0; t < T; t++) add_8(all[t], four, inputs + t * padded + i);
+            }
+        } else {
+            for (int64_t i = 0; i < group; i += 2 * FOUR, weights += ROWS * FOUR) {
+                Four low, high;
+                nibbles(weights, low, high);
+                for (int t = 0; t < T; t++) add_4(all[t], low, high, inputs + t * padded + i);
+            }
+        }
+        const int64_t place = matrix.per_row ? 0 : g;
+        Floats step, zero;
+        std::memcpy(&step, own_scales + place * ROWS, sizeof step);
+        if (own_zeros) std::memcpy(&zero, own_zeros + place * ROWS, sizeof zero);
+        else zero = Floats{} + (BITS == 8 ? 128.0f : 8.0f);
+        zero -= (float)offset;
+        for (int t = 0; t < T; t++) {
+            const float total = (float)sums[t * groups + g];
+            const Floats exact = __builtin_convertvector(whole(all[t]), Floats) - zero * total;
+            found[t] += exact * (step * scales[t * groups + g]);
+        }
+    }
+    const int64_t first = block * ROWS, rows = std::min<int64_t>(ROWS, matrix.outputs - first);
+    for (int t = 0; t < T; t++)
+        for (int64_t row = 0; row < rows; row++)
+            results[(token + t) * matrix.outputs + first + row] =
+                found[t][row] + (matrix.bias ? matrix.bias[first + row] : 0.0f);
+}
+
+// results [tokens, outputs]; called by every thread of a team, which do not wait for each other.
+template <int BITS>
+void multiply_quantised(const Matrix& matrix, const Rounded& rounded, int64_t tokens, float* results) {
+    const int64_t blocks = (matrix.outputs + ROWS - 1) / ROWS;
+#pragma omp for schedule(static) nowait
+    for (int64_t block = 0; block < blocks; block++) {
+        int64_t token = 0;
+        for (; token + TOKENS <= tokens; token += TOKENS) block_of<TOKENS, BITS>(matrix, block, rounded, token, results);
+        for (; token + 2 <= tokens; token += 2) block_of<2, BITS>(matrix, block, rounded, token, results);
+        for (; token < tokens; token++) block_of<1, BITS>(matrix, block, rounded, token, results);
+    }
+}
+
+}  // namespace daybreak

@@ -1,0 +1,129 @@
+// Registers of floats, and the functions that layers need of them. Written with the compiler's own vectors, so that
+// one text serves every processor; LANES is what a register holds.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__FMA__)
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+namespace daybreak {
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16;
+#elif defined(__AVX__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
+
+typedef float Vector __attribute__((vector_size(4 * LANES)));
+typedef int32_t Whole __attribute__((vector_size(4 * LANES)));
+
+// one * other + sum, rounded once where the processor can. Compilers are told not to do this on their own: whether they
+// do depends on the surroundings, and a token's results must not.
+inline Vector fused(Vector one, Vector other, Vector sum) {
+#if defined(__AVX512F__)
+    return (Vector)_mm512_fmadd_ps((__m512)one, (__m512)other, (__m512)sum);
+#elif defined(__FMA__)
+    return (Vector)_mm256_fmadd_ps((__m256)one, (__m256)other, (__m256)sum);
+#elif defined(__ARM_NEON)
+    return (Vector)vfmaq_f32((float32x4_t)sum, (float32x4_t)one, (float32x4_t)other);
+#else
+    return one * other + sum;
+#endif
+}
+
+inline Vector all(float value) { return Vector{} + value; }
+
+inline Vector load(const float* place) {
+    Vector found;
+    std::memcpy(&found, place, sizeof found);
+    return found;
+}
+
+inline Vector load(const uint16_t* place) {  // bfloat16
+    typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
+    typedef uint32_t Wide __attribute__((vector_size(4 * LANES)));
+    Halves halves;
+    std::memcpy(&halves, place, sizeof halves);
+    return (Vector)(__builtin_convertvector(halves, Wide) << 16);
+}
+
+inline Vector load(const int8_t* place) {
+    typedef int8_t Bytes __attribute__((vector_size(LANES)));
+    Bytes bytes;
+    std::memcpy(&bytes, place, sizeof bytes);
+    return __builtin_convertvector(bytes, Vector);
+}
+
+// The first `count` of them, and zeros.
+template <class Element>
+inline Vector load(const Element* place, int64_t count) {
+    Element some[LANES] = {};
+    std::memcpy(some, place, count * sizeof(Element));
+    return load(some);
+}
+
+inline void store(float* place, Vector values) { std::memcpy(place, &values, sizeof values); }
+inline void store(float* place, Vector values, int64_t count) { std::memcpy(place, &values, count * sizeof(float)); }
+
+inline float sum(Vector values) {
+    float parts[LANES];
+    store(parts, values);
+    for (int half = LANES / 2; half; half /= 2)
+        for (int lane = 0; lane < half; lane++) parts[lane] += parts[lane + half];
+    return parts[0];
+}
+
+inline float largest(Vector values) {
+    float found = values[0];
+    for (int lane = 1; lane < LANES; lane++) found = values[lane] > found ? values[lane] : found;
+    return found;
+}
+
+inline Vector larger(Vector one, Vector other) { return one > other ? one : other; }
+inline Vector size(Vector values) { return (Vector)((Whole)values & 0x7fffffff); }
+
+// The nearest whole number, of two the even one, for sizes below 2^22.
+inline Vector nearest(Vector values) {
+    const float shift = 12582912.0f;
+    return (values + shift) - shift;
+}
+
+// e^x to some units in the last place: 2^n times a polynomial (Cephes' coefficients). Below -87 it is 0; NaN stays NaN.
+inline Vector exponential(Vector x) {
+    const Vector bounded = x > 88.0f ? all(88.0f) : (x < -87.0f ? all(-87.0f) : x);
+    const Vector n = nearest(bounded * 1.44269504088896341f);
+    const Vector r = (bounded - n * 0.693359375f) + n * 2.12194440e-4f;
+    Vector p = all(1.9875691500e-4f);
+    p = fused(p, r, all(1.3981999507e-3f));
+    p = fused(p, r, all(8.3334519073e-3f));
+    p = fused(p, r, all(4.1665795894e-2f));
+    p = fused(p, r, all(1.6666665459e-1f));
+    p = fused(p, r, all(5.0000001201e-1f));
+    p = (p * r) * r + r + 1.0f;
+    const Whole power = (__builtin_convertvector(n, Whole) + 127) << 23;
+    const Vector found = p * (Vector)power;
+    return x < -87.0f ? all(0.0f) : (x != x ? x : found);
+}
+
+inline Vector hyperbolic_tangent(Vector x) { return 1.0f - 2.0f / (exponential(2.0f * x) + 1.0f); }
+
+// Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26: off by 1.5e-7 at most.
+inline Vector error_function(Vector x) {
+    const Vector from = size(x), t = 1.0f / (1.0f + 0.3275911f * from);
+    Vector p = all(1.061405429f);
+    p = p * t - 1.453152027f;
+    p = p * t + 1.421413741f;
+    p = p * t - 0.284496736f;
+    p = p * t + 0.254829592f;
+    const Vector found = 1.0f - p * t * exponential(-from * from);
+    return x < 0.0f ? -found : found;
+}
+
+}  // namespace daybreak

@@ -1,0 +1,148 @@
+"""One pass over tokens of several texts, each of which continues what its pages hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from daybreak.architecture import Rotary
+from daybreak.engine.compiled import CompiledHead, CompiledLayers, why_not
+from daybreak.engine.paged_cache import PagedCache
+from daybreak.engine.pages import Pages, PageTable
+from daybreak.model.decoder import Decoder
+from daybreak.model.positions import rotary_turns
+from daybreak.model.reading import Reading
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """New tokens of one text."""
+
+    table: PageTable
+    """It reaches to their end."""
+    tokens: Sequence[int]
+    start: int
+    """The place of the first one."""
+    positions: Sequence[int] | None = None
+    """Where places do not say them."""
+    blocks: Sequence[int] | None = None
+    """Of a model with blanks the places within a piece."""
+    context: int = 0
+    """Places below are a context, whose tokens see all of it."""
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.tokens)
+
+    @property
+    def ends(self) -> list[int]:
+        """Of what each token sees."""
+        return [max(place + 1, self.context) for place in range(self.start, self.end)]
+
+
+class Stepper(Protocol):
+    """How a model reads."""
+
+    def read(self, parts: Sequence[Part]) -> Tensor:
+        """What the head reads, [all tokens, width], in the order of the parts."""
+
+    def unembed(self, hidden: Tensor) -> Tensor:
+        """[rows, width] -> [rows, vocabulary] float32."""
+
+
+def stepper(decoder: Decoder, pages: Pages) -> Stepper:
+    """The compiled step where it serves, else torch."""
+    return TorchStep(decoder, pages) if why_not(decoder) else CompiledStep(decoder, pages)
+
+
+class CompiledStep:
+    """All tokens at once. What comes out for a token does not depend on those beside it, to the last bit."""
+
+    def __init__(self, decoder: Decoder, pages: Pages) -> None:
+        self._decoder = decoder
+        self._layers = CompiledLayers(decoder, pages.layout.stored, pages.layout.groups)
+        assert self._layers.layer_bytes == pages.layout.layer_bytes
+        self._head = CompiledHead(decoder)
+
+    def read(self, parts: Sequence[Part]) -> Tensor:
+        reading = _flat(parts)
+        hidden = self._decoder.embed(reading)[0].float().contiguous()  # [tokens, width]
+        rotary = self._decoder.architecture.positions
+        turns = rotary_turns(rotary, reading) if isinstance(rotary, Rotary) else None
+        owners = torch.tensor([number for number, part in enumerate(parts) for _ in part.tokens])
+        places = torch.tensor([place for part in parts for place in range(part.start, part.end)])
+        ends = torch.tensor([end for part in parts for end in part.ends])
+        lists = torch.tensor([part.table.places_of_lists() for part in parts]).T.contiguous()
+        self._layers.run(hidden, turns, owners, places, ends, lists)
+        if self._decoder.architecture.embedding_width is None:
+            return hidden
+        return self._decoder.project_out(hidden.to(self._decoder.tokens.weight.dtype)).float()  # type: ignore[no-any-return]
+
+    def unembed(self, hidden: Tensor) -> Tensor:
+        return self._head(hidden)
+
+
+def _flat(parts: Sequence[Part]) -> Reading:
+    """The tokens of all parts in one row; who sees whom is told elsewhere."""
+    tokens = torch.tensor([[token for part in parts for token in part.tokens]])
+    positions = torch.tensor([[number for part in parts for number in _positions(part)]])
+    blocks = None
+    if any(part.blocks is not None for part in parts):
+        blocks = torch.tensor([[number for part in parts for number in part.blocks or ()]])
+    return Reading(tokens, positions, positions, blocks=blocks)
+
+
+def _positions(part: Part) -> Sequence[int]:
+    return range(part.start, part.end) if part.positions is None else part.positions
+
+
+class TorchStep:
+    """Single tokens of all texts at once, longer parts one after another."""
+
+    def __init__(self, decoder: Decoder, pages: Pages) -> None:
+        self._decoder, self._pages = decoder, pages
+
+    def read(self, parts: Sequence[Part]) -> Tensor:
+        short = [number for number, part in enumerate(parts) if len(part.tokens) == 1]
+        found: dict[int, Tensor] = {}
+        if short:
+            rows = self._read([parts[number] for number in short])
+            found.update(zip(short, rows, strict=True))
+        for number, part in enumerate(parts):
+            if number not in found:
+                found[number] = self._read([part])[0]
+        return torch.cat([found[number] for number in range(len(parts))])
+
+    def unembed(self, hidden: Tensor) -> Tensor:
+        return self._decoder.unembed(hidden).float()
+
+    def _read(self, parts: Sequence[Part]) -> Tensor:
+        """[parts, tokens, width]; all have as many tokens. Keys stand at the right, so that the newest are in
+        line."""
+        device = self._decoder.tokens.weight.device
+        count, longest = len(parts[0].tokens), max(part.end for part in parts)
+        tokens = torch.tensor([list(part.tokens) for part in parts])
+        positions = torch.tensor([list(_positions(part)) for part in parts])
+        lengths = torch.tensor([[part.end] for part in parts])
+        places = torch.arange(longest)[None] - (longest - lengths)  # [parts, longest]
+        real = places >= 0
+        blocks = open_keys = None
+        if parts[0].blocks is not None:
+            blocks = torch.tensor([list(part.blocks or ()) for part in parts]).to(device)
+            contexts = torch.tensor([[part.context] for part in parts])
+            open_keys = (real & (places < contexts)).to(device)
+        reading = Reading(
+            tokens.to(device),
+            positions.to(device),
+            places.clamp(min=0).to(device),
+            start=longest - count,
+            real_keys=None if bool(real.all()) else real.to(device),
+            blocks=blocks,
+            open_keys=open_keys,
+        )
+        cache = PagedCache(self._pages, [part.table for part in parts], lengths[:, 0], count)
+        return self._decoder(reading, cache)  # type: ignore[no-any-return]
