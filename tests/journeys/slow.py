@@ -13,6 +13,7 @@ NOT_RUN = {
     "daybreak generate": "needs a published checkpoint, or the quickstart's; tested with a small one",
     "daybreak infill": "needs a model with blanks, published or trained; tested with a small one",
     "daybreak convert": "needs a checkpoint in another format; tested with small ones",
+    "daybreak quantize": "needs a checkpoint; tested with small ones",
     "daybreak chat": "needs a published checkpoint; tested with a small one",
     "daybreak data build": "needs texts and a tokenizer; tested with small ones",
     "daybreak data stats": "needs a data set; tested with a small one",

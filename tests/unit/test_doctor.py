@@ -15,6 +15,7 @@ import pytest
 from torch import distributed
 
 from daybreak.cli.main import run
+from daybreak.engine.kernels.build import Library
 from daybreak.train import doctor, doctor_ranks
 from daybreak.train.doctor import Check, examine, lines, worst
 from daybreak.train.doctor_ranks import Link, clocks, look, merged, reach
@@ -39,7 +40,7 @@ def test_alone_all_is_well(tmp_path: Path) -> None:
     data_set(tmp_path / "data", 20)
     found = named(examine(tmp_path / "data", tmp_path / "runs" / "first", {}))
     assert list(found) == [
-        *("software", "devices", "compiler", "backends", "open files"),
+        *("software", "devices", "compiler", "kernels", "backends", "open files"),
         *("data", "tokenizer", "disk"),
     ]
     assert found["data"].state == found["tokenizer"].state == found["disk"].state == "ok"
@@ -79,10 +80,13 @@ def test_the_disk_is_compared_with_what_the_run_needs(
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "compiler", lambda: None)
+    monkeypatch.setattr(doctor, "library", lambda: Library(None, "DAYBREAK_KERNELS=0 says so"))
     monkeypatch.setattr(distributed, "is_gloo_available", lambda: False)
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (256, 4096))
     found = named(examine(None, None, {}))
-    assert found["compiler"].state == found["backends"].state == found["open files"].state == "warning"
+    missing = ("compiler", "kernels", "backends", "open files")
+    assert {found[name].state for name in missing} == {"warning"}
+    assert found["kernels"].found == "none: DAYBREAK_KERNELS=0 says so"
     assert found["open files"].remedy == "ulimit -n 1024"
     assert named(doctor.local_checks(None, None, 2))["backends"].state == "problem"
 

@@ -15,7 +15,7 @@ from daybreak.families.family import Family
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
 QUANTISED, METHOD = "quantization_config", {"quant_method": "daybreak"}
-"""The key under which a folder written by `daybreak quantize` says so, and how; see engine/quantised_folder."""
+"""The key under which a folder of `daybreak quantize` says so, and how; see engine/quantised_folder.py."""
 
 
 def read_json(file: Path) -> dict[str, Any]:

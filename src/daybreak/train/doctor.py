@@ -18,6 +18,7 @@ import torch
 from torch import distributed
 
 from daybreak.data.token_shards import TokenSet
+from daybreak.engine.kernels.build import library
 from daybreak.errors import DaybreakError
 from daybreak.train.compiled import compiler
 from daybreak.train.world import Place
@@ -67,7 +68,7 @@ def examine(
 
 def local_checks(data: Path | None, out: Path | None, processes: int) -> list[Check]:
     """What one process finds out by itself."""
-    found = [_software(), _devices(), _compiler(), _backends(processes), _open_files()]
+    found = [_software(), _devices(), _compiler(), _kernels(), _backends(processes), _open_files()]
     if data is not None:
         found += _data(data)
     if out is not None:
@@ -113,6 +114,15 @@ def _compiler() -> Check:
         return Check("compiler", "ok", found)
     remedy = "steps will not be compiled and take longer; install g++ or clang++, or name one in CXX"
     return Check("compiler", "warning", "there is no C++ compiler", remedy)
+
+
+def _kernels() -> Check:
+    """Training does not need them; a model with weights of few bits does."""
+    found = library()
+    if found.functions is not None:
+        return Check("kernels", "ok", f"compiled for {found.about}")
+    remedy = "models with weights of 8 or 4 bits will run in torch, slowly"
+    return Check("kernels", "warning", f"none: {found.about}", remedy)
 
 
 def _backends(processes: int) -> Check:
