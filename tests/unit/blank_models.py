@@ -59,7 +59,7 @@ def model_of(family: str, drops: bool = True, framed: bool = True, seed: int = 0
 
 
 class Script:
-    """Makes a model write given tokens: `monkeypatch.setattr(model.decoder, "unembed", Script(tokens))`."""
+    """Makes a model write given tokens: `say(monkeypatch, Script(tokens))`."""
 
     def __init__(self, tokens: Sequence[int], vocabulary: int = 304) -> None:
         self.tokens, self.vocabulary = list(tokens), vocabulary

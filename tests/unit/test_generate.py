@@ -19,6 +19,7 @@ from daybreak import DaybreakError, LanguageModel, families
 from daybreak.architecture import Alibi, Learned, Rotary
 from daybreak.engine.generate import generate, stream
 from daybreak.engine.settings import Sampling
+from tests.unit.scripts import say
 
 SHAPE: dict[str, Any] = {"vocabulary": 270, "context": 64, "layers": 2, "width": 40, "heads": 5, "inner": 72}
 PROMPTS = ["a", "The quick brown fox", "", "中文 and more", "one two", "The quick brown fox jumps over"]
@@ -303,17 +304,17 @@ def test_stop_strings(
     written: str, stop: list[str], text: str, tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = model_of("gpt2")
-    monkeypatch.setattr(model.decoder, "unembed", Script(model, written))
+    say(monkeypatch, Script(model, written))
     found = generate(model, "x", stop=stop, temperature=0)[0]
     assert (found.text, len(found.tokens), found.finish_reason) == (text, tokens, "stop")
-    monkeypatch.setattr(model.decoder, "unembed", Script(model, written))
+    say(monkeypatch, Script(model, written))
     pieces = stream(model, "x", stop=stop, temperature=0)
     assert "".join(pieces) == text == pieces.result.text
 
 
 def test_a_stop_string_is_text_until_enough_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of("gpt2")
-    monkeypatch.setattr(model.decoder, "unembed", Script(model, "ab.cd.ef"))
+    say(monkeypatch, Script(model, "ab.cd.ef"))
     assert generate(model, "x", stop=".", min_new_tokens=4, temperature=0)[0].text == "ab.cd"
 
 
@@ -322,13 +323,13 @@ def test_a_stop_string_may_be_a_special_token(least: int, monkeypatch: pytest.Mo
     model = model_of("gpt2")
     settings: dict[str, Any] = {"stop": ["!", "</s>"], "ignore_eos": True, "temperature": 0}
     script = Script(model, "ab\x02cd")
-    monkeypatch.setattr(model.decoder, "unembed", script)
+    say(monkeypatch, script)
     found = generate(model, "x", max_new_tokens=5, min_new_tokens=least, **settings)[0]
     if least:  # like every end it may not come before enough is written
         assert found.tokens[2] != 2 and len(found.tokens) == 5
     else:
         assert (found.text, found.tokens, found.finish_reason) == ("ab", [97, 98, 2], "stop")
-    monkeypatch.setattr(model.decoder, "unembed", Script(model, "ab\x02cd"))
+    say(monkeypatch, Script(model, "ab\x02cd"))
     past = generate(model, "x", max_new_tokens=5, ignore_eos=True, stop="<|s|>", temperature=0)[0]
     assert past.tokens == list(b"ab\x02cd")
 

@@ -20,6 +20,7 @@ from daybreak.engine.settings import Sampling
 from daybreak.text.tokenizer import Tokenizer
 from daybreak.text.train_tokenizer import train_tokenizer
 from tests.unit.blank_models import FAMILIES, SHAPE, Script, model_of, tokenizer_of
+from tests.unit.scripts import say
 from tests.unit.sentencepieces import trained, write
 
 CALM: dict[str, Any] = {"temperature": 0, "repetition_penalty": 3.0, "max_new_tokens": 5}
@@ -155,12 +156,12 @@ def test_pieces_join_the_text(
     model = model_of("glm", drops)
     assert model.tokenizer is not None and model.architecture.blanks is not None
     script = [*model.tokenizer.encode(piece), model.architecture.blanks.end]
-    monkeypatch.setattr(model.decoder, "unembed", Script(script))
+    say(monkeypatch, Script(script))
     result = model.infill(text, temperature=0)[0]
     assert result.text == filled
     assert result.blanks[0].tokens == script and result.blanks[0].finish_reason == "stop"
     assert result.blanks[0].text in (piece, piece.lstrip())
-    monkeypatch.setattr(model.decoder, "unembed", Script(script))
+    say(monkeypatch, Script(script))
     assert "".join(piece.text for piece in model.infill_stream(text, temperature=0)) == filled
 
 
@@ -198,9 +199,9 @@ def test_pieces_of_sentencepiece_models_join_the_text(
     model, blanks = with_tokenizer(loaded, "chatglm")
     written = [*loaded.encode(piece), blanks.end]  # it begins with the space that is put before every text
     for call in (lambda: model.infill(text, temperature=0)[0].text, lambda: _streamed(model)(text)):
-        monkeypatch.setattr(model.decoder, "unembed", Script(written, loaded.vocabulary))
+        say(monkeypatch, Script(written, loaded.vocabulary))
         assert call() == filled
-    monkeypatch.setattr(model.decoder, "unembed", Script(written, loaded.vocabulary))
+    say(monkeypatch, Script(written, loaded.vocabulary))
     assert model.generate("the", temperature=0)[0].text == piece
 
 
@@ -217,7 +218,7 @@ def test_a_word_piece_tokenizer_does_not_lower_what_was_given(monkeypatch: pytes
     model, blanks = with_tokenizer(Tokenizer(library), "glm")
     for call in (lambda text: model.infill(text, temperature=0)[0].text, _streamed(model)):
         written = [*Tokenizer(library).encode("tsinghua"), blanks.end]
-        monkeypatch.setattr(model.decoder, "unembed", Script(written, model.architecture.vocabulary))
+        say(monkeypatch, Script(written, model.architecture.vocabulary))
         assert call("Trained by [MASK], in 2021") == "Trained by tsinghua, in 2021"
 
 
@@ -227,7 +228,7 @@ def test_a_character_that_is_never_finished_stays_in_its_piece(monkeypatch: pyte
     half = model.tokenizer.encode("\U0001f600")[:-1]
     assert half
     for call in (lambda text: model.infill(text, temperature=0)[0].text, _streamed(model)):
-        monkeypatch.setattr(model.decoder, "unembed", Script([*half, model.architecture.blanks.end]))
+        say(monkeypatch, Script([*half, model.architecture.blanks.end]))
         assert call("a[MASK]b") in ("a\ufffdb", "a\ufffd\ufffdb", "a\ufffd\ufffd\ufffdb")
 
 
@@ -246,7 +247,7 @@ def test_a_piece_ends_at_any_of_the_ends_and_is_without_it(monkeypatch: pytest.M
     assert closing is not None
     monkeypatch.setattr(model, "generation", {"eos_token_id": 5})  # besides the ends of pieces and texts
     for end, extra in ((blanks.end, {}), (closing, {}), (5, {}), (word[-1], {"stop_tokens": (word[-1],)})):
-        monkeypatch.setattr(model.decoder, "unembed", Script([*word[:-1], end]))
+        say(monkeypatch, Script([*word[:-1], end]))
         result = model.infill("The [MASK].", temperature=0, **extra)[0]
         assert result.blanks[0].tokens == [*word[:-1], end]
         assert result.blanks[0].finish_reason == "stop"
@@ -417,9 +418,9 @@ def test_the_answer_is_a_text_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Non
     assert blanks is not None
     monkeypatch.setattr(model, "tokenizer", Stripping())
     for prompt in ("The", [5, blanks.rest, blanks.start]):
-        monkeypatch.setattr(model.decoder, "unembed", Script([*tokenizer.encode(" brown"), blanks.end]))
+        say(monkeypatch, Script([*tokenizer.encode(" brown"), blanks.end]))
         assert model.generate([prompt], temperature=0)[0].text == "brown"  # type: ignore[arg-type]
-    monkeypatch.setattr(model.decoder, "unembed", Script([*tokenizer.encode(" brown"), blanks.end]))
+    say(monkeypatch, Script([*tokenizer.encode(" brown"), blanks.end]))
     assert model.infill("The[MASK]", temperature=0)[0].text == "The brown"
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from daybreak.engine.continuation import Result
+from daybreak.engine.engine import Engine
 from daybreak.engine.frame import Frame
 from daybreak.engine.generate import Stream, stream
 from daybreak.engine.prompts import Model
@@ -63,17 +64,18 @@ def chat(
     sampling: Sampling | None = None,
     *,
     defaults: bool = True,
+    engine: Engine | None = None,
     **settings: Any,
 ) -> Answer:
     """The answer to the last of the messages, piece by piece as it comes.
 
     `settings` are fields of `Sampling` and go before generation_config.json's, and these before the
     family's, which count where that file does not say how to sample; with `sampling` or `defaults=False`
-    neither counts. Raises `DaybreakError` for messages that are none, and for those that the checkpoint's
-    own template refuses.
+    neither counts. With an `engine`, an answer reads only what the one before has not. Raises
+    `DaybreakError` for messages that are none, and for those that the checkpoint's own template refuses.
     """
     chosen = settings_of(model, sampling, settings, defaults)
-    return Answer(stream(model, prompt(model, messages), chosen))
+    return Answer(stream(model, prompt(model, messages), chosen, engine=engine))
 
 
 def prompt(model: Model, messages: Sequence[Message]) -> list[int]:

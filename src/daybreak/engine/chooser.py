@@ -42,6 +42,12 @@ class Chooser:
         if sampling.presence_penalty or sampling.frequency_penalty:
             self._counts = torch.zeros(len(prompts), vocabulary, device=device)
 
+    def plain(self, step: int) -> bool:
+        """It would take the likeliest token as the model says, and need not remember it."""
+        touched = self._seen is not None or self._counts is not None or len(self._never) > 0
+        held = step < self._sampling.min_new_tokens or (step == 0 and len(self._never_first) > 0)
+        return self._sampling.greedy and not touched and not held
+
     def choose(self, logits: Tensor, step: int) -> list[int]:
         """The next token of every row of `logits` [rows, vocabulary] float32; `step` counts new ones from
         0."""

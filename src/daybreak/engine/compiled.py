@@ -34,8 +34,8 @@ def why_not(decoder: Decoder) -> str | None:
     if decoder.part != (0, 1):
         return "the model is spread over several processes"
     for name, module in decoder.blocks.named_modules():
-        if isinstance(module, nn.Linear) and type(module) is not nn.Linear:
-            return f"{name} is a {type(module).__name__}"
+        if isinstance(module, nn.Linear) and type(module.weight) is not nn.Parameter:
+            return f"the weights of {name} are a {type(module.weight).__name__}"
         if isinstance(module, nn.Linear) and module.weight.dtype not in KINDS:
             return f"they do not compute with {str(module.weight.dtype).removeprefix('torch.')}"
     schemes = {module.scheme for module in decoder.blocks.modules() if isinstance(module, QuantisedLinear)}
@@ -186,6 +186,9 @@ def _matrix(module: nn.Module, kept: list[Tensor]) -> structures.Matrix:
         sizes = (module.outputs, module.width, group_of(module.scheme), per_row)
         return structures.Matrix(module.scheme.bits, *places, *sizes)
     assert isinstance(module, nn.Linear)
+    if not module.weight.is_contiguous():
+        # As read from files that hold it transposed; from now on it lies as the products want it.
+        module.weight.data = module.weight.detach().contiguous()
     return _table(module.weight, None if module.bias is None else _kept(module.bias, kept))
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from daybreak.engine import frame
-from daybreak.engine.batch import Batch, advance, together
 from daybreak.engine.continuation import Continuation, Result
+from daybreak.engine.engine import Engine, EngineSettings, write
 from daybreak.engine.frame import Frame
 from daybreak.engine.prompts import Model, Prompt, Prompts, prepare, special_tokens
 from daybreak.engine.settings import Sampling, resolve
@@ -24,22 +24,23 @@ def generate(
     *,
     defaults: bool = True,
     batch_size: int = 32,
+    engine: Engine | None = None,
     progress: Callable[[int, int], None] | None = None,
     **settings: Any,
 ) -> list[Result]:
     """Continue every prompt; `n` results per prompt, in the order of the prompts.
 
     `settings` are fields of `Sampling` and go before generation_config.json's; with `sampling` that file is
-    not asked, with `defaults=False` only for its token ids. Texts run together, at most `batch_size` at a
-    time, the longest prompts first; `progress` is called with the number of finished texts and of all. Raises
-    `DaybreakError` for a prompt that the model cannot read and for settings that make no sense.
+    not asked, with `defaults=False` only for its token ids. Texts are written beside each other, at most
+    `batch_size` at a time; with an `engine` by this one, which remembers what it has read. `progress` is
+    called with the number of finished texts and of all. Raises `DaybreakError` for a prompt that the model
+    cannot read and for settings that make no sense.
     """
-    if batch_size < 1:
-        raise DaybreakError(f"batch_size is {batch_size}; it must be a whole number of at least 1")
+    engine = engine or Engine(model, EngineSettings(batch_size))
     chosen = settings_of(model, sampling, settings, defaults)
     texts = _continuations(model, prepare(model, prompts), chosen, live=bool(chosen.stop))
     done = 0
-    for finished in together(model, texts, chosen, seed_of(chosen), batch_size):
+    for finished in write(engine, texts, seed_of(chosen)):
         if progress is not None and finished:
             done += finished
             progress(done, len(texts))
@@ -52,13 +53,13 @@ class Stream:
     No piece holds part of a character or of a stop string.
     """
 
-    def __init__(self, text: Continuation, batch: Batch) -> None:
+    def __init__(self, text: Continuation, engine: Engine, seed: int) -> None:
         self._text = text
-        self._batch = batch
+        self._engine, self._seed = engine, seed
         self._shown: list[str] = []
 
     def __iter__(self) -> Iterator[str]:
-        for _ in advance(self._batch):
+        for _ in write(self._engine, [self._text], self._seed):
             piece = self._text.take()
             if piece:
                 self._shown.append(piece)
@@ -78,6 +79,7 @@ def stream(
     sampling: Sampling | None = None,
     *,
     defaults: bool = True,
+    engine: Engine | None = None,
     **settings: Any,
 ) -> Stream:
     """Continue one prompt, piece by piece: the text that `generate` gives, as it comes; see there."""
@@ -90,7 +92,7 @@ def stream(
         )
     prompts = prepare(model, [prompt])  # type: ignore[arg-type]
     texts = _continuations(model, prompts, chosen, live=True)
-    return Stream(texts[0], Batch(model, texts, chosen, seed_of(chosen)))
+    return Stream(texts[0], engine or Engine(model, EngineSettings(batch_size=1)), seed_of(chosen))
 
 
 def settings_of(

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from daybreak.architecture import Learned
-from daybreak.engine.batch import Batch, advance, together
 from daybreak.engine.continuation import Continuation, FinishReason
+from daybreak.engine.engine import Engine, EngineSettings, write
 from daybreak.engine.frame import Frame
 from daybreak.engine.generate import endings_of, room_of, seed_of, settings_of
 from daybreak.engine.logprobs import TokenLogprob
@@ -76,6 +76,7 @@ def infill(
     *,
     defaults: bool = True,
     batch_size: int = 32,
+    engine: Engine | None = None,
     progress: Callable[[int, int], None] | None = None,
     **settings: Any,
 ) -> list[Filled]:
@@ -85,15 +86,14 @@ def infill(
     `progress` counts blanks. Raises `DaybreakError` for a model without blanks or tokenizer, and for a text
     without any blank or with a [gMASK] before its end.
     """
-    if batch_size < 1:
-        raise DaybreakError(f"batch_size is {batch_size}; it must be a whole number of at least 1")
+    engine = engine or Engine(model, EngineSettings(batch_size))
     frame, chosen = _prepare(model, sampling, settings, defaults)
     forms = [_form(model, frame, number, text) for number, text in enumerate(_texts(texts))]
     fillings = [_Filling(model, frame, chosen, form, sample) for form in forms for sample in range(chosen.n)]
     seed, done, all_ = seed_of(chosen), 0, sum(len(filling.form.masks) for filling in fillings)
     while waiting := [filling for filling in fillings if not filling.full]:
         begun = [filling.begin(number, live=False) for number, filling in enumerate(waiting)]
-        for finished in together(model, begun, chosen, seed, batch_size):
+        for finished in write(engine, begun, seed):
             if progress is not None and finished:
                 done += finished
                 progress(done, all_)
@@ -108,8 +108,8 @@ class InfillStream:
     No piece holds part of a character.
     """
 
-    def __init__(self, model: Model, filling: _Filling, sampling: Sampling) -> None:
-        self._model, self._filling, self._sampling = model, filling, sampling
+    def __init__(self, engine: Engine, filling: _Filling, sampling: Sampling) -> None:
+        self._engine, self._filling, self._sampling = engine, filling, sampling
 
     def __iter__(self) -> Iterator[Piece]:
         filling, seed = self._filling, seed_of(self._sampling)
@@ -118,7 +118,7 @@ class InfillStream:
             if given := filling.form.given[number]:
                 yield Piece(given, None)
             written, whole = filling.begin(0, live=True), ""
-            for _ in advance(Batch(self._model, [written], self._sampling, seed)):
+            for _ in write(self._engine, [written], seed):
                 if piece := filling.shown(written, whole):
                     whole += piece
                     yield Piece(piece, number)
@@ -140,13 +140,15 @@ def infill_stream(
     sampling: Sampling | None = None,
     *,
     defaults: bool = True,
+    engine: Engine | None = None,
     **settings: Any,
 ) -> InfillStream:
     """Fill the blanks of one text, piece by piece: the text that `infill` gives, as it comes; see there."""
     frame, chosen = _prepare(model, sampling, settings, defaults)
     if chosen.n != 1:
         raise DaybreakError(f"n is {chosen.n}, but a stream is one text; use infill for several samples")
-    return InfillStream(model, _Filling(model, frame, chosen, _form(model, frame, 0, text), 0), chosen)
+    filling = _Filling(model, frame, chosen, _form(model, frame, 0, text), 0)
+    return InfillStream(engine or Engine(model, EngineSettings(batch_size=1)), filling, chosen)
 
 
 def _prepare(

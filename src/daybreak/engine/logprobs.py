@@ -42,14 +42,12 @@ def of_tokens(logits: Tensor, tokens: Sequence[int], alternatives: int, live: in
     ]
 
 
-def of_prompt(
+def of_rows(
     hidden: Tensor, tokens: Sequence[int], unembed: Callable[[Tensor], Tensor], alternatives: int, live: int
-) -> list[TokenLogprob | None]:
-    """Of every token of one prompt, `hidden` [length, width]; the first is None: nothing comes before it."""
-    found: list[TokenLogprob | None] = [None]
-    for begin in range(0, len(tokens) - 1, POSITIONS):
-        end = min(begin + POSITIONS, len(tokens) - 1)
-        found.extend(
-            of_tokens(unembed(hidden[begin:end]).float(), tokens[begin + 1 : end + 1], alternatives, live)
-        )
+) -> list[TokenLogprob]:
+    """Of the tokens that follow those whose `hidden` [tokens, width] these are."""
+    found: list[TokenLogprob] = []
+    for begin in range(0, len(tokens), POSITIONS):
+        part = slice(begin, begin + POSITIONS)
+        found += of_tokens(unembed(hidden[part]).float(), tokens[part], alternatives, live)
     return found

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import torch
 
 from daybreak.architecture import Architecture
+from daybreak.engine.logprobs import TokenLogprob
 from daybreak.errors import DaybreakError
 
 PAGE = 16
@@ -70,10 +71,12 @@ class PageLayout:
         size = self.groups.count(group) * self.layer_bytes
         return -(-size // SYSTEM_PAGE) * SYSTEM_PAGE
 
-    def bytes_for(self, places: int) -> int:
-        """Of a text of so many places that nothing else is known of."""
+    def bytes_for(self, places: int, at_once: int = 1) -> int:
+        """The most that a text of so many places has, which reads so many `at_once`."""
         pages = -(-places // PAGE)
-        kept = [pages if window is None else min(pages, window // PAGE + 2) for window in self.windows]
+        kept = [
+            pages if window is None else min(pages, (window + at_once) // PAGE + 2) for window in self.windows
+        ]
         return sum(count * self.page_bytes(group) for group, count in enumerate(kept))
 
 
@@ -123,7 +126,7 @@ class Block:
     """Texts that read each of them."""
     key: bytes | None = None
     """What all tokens up to its end are; None: not to be found by others."""
-    scores: dict[int, tuple[object, ...]] = field(default_factory=dict)
+    scores: dict[int, tuple[TokenLogprob | None, ...]] = field(default_factory=dict)
     """Log-probabilities of its tokens, by how many alternatives were asked for."""
 
 

@@ -1,0 +1,243 @@
+"""The engine: texts that are written beside each other, each as if it were alone.
+
+Every step reads some tokens of each text: one where a text is being written, a part of a prompt where it is
+not read yet. Texts come and go between steps. Where the pages of keys and values do not suffice, the text
+that came last stands back and goes on later with the same outcome.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from daybreak.engine import logprobs
+from daybreak.engine.chooser import Chooser
+from daybreak.engine.continuation import Continuation
+from daybreak.engine.memory import available
+from daybreak.engine.pages import PAGE, PageLayout, Pages
+from daybreak.engine.prompts import Model, live_vocabulary
+from daybreak.engine.running import Running
+from daybreak.engine.sampling import stream_key
+from daybreak.engine.step import stepper
+from daybreak.errors import DaybreakError
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How the engine uses the machine; nothing here changes a text, except for `cache_dtype`. Raises
+    `DaybreakError` for values that make no sense.
+    """
+
+    batch_size: int = 32
+    """Texts that are written beside each other at most."""
+    chunk: int = 512
+    """Tokens that a step reads at most: longer prompts are read in parts, between which others go on."""
+    cache_dtype: str | None = None
+    """What keys and values are kept as: float32, bfloat16 or int8; by default bfloat16 where the weights are,
+    else float32."""
+    cache_memory: int | None = None
+    """Bytes for keys and values at most; by default half of the memory that is free."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "chunk", "cache_memory"):
+            value = getattr(self, name)
+            if name == "cache_memory" and value is None:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise DaybreakError(f"{name} is {value!r}; it must be a whole number of at least 1")
+
+
+class Engine:
+    """Writes texts with one model. As long as it lives it remembers what it has read, so that the next text
+    that starts the same way does not read that again; the model's weights must not change meanwhile.
+    """
+
+    def __init__(self, model: Model, settings: EngineSettings | None = None) -> None:
+        self.settings = settings or EngineSettings()
+        self._decoder = model.decoder
+        self._device = model.decoder.tokens.weight.device
+        self._live = live_vocabulary(model)
+        weights = str(model.decoder.tokens.weight.dtype).removeprefix("torch.")
+        usual = "bfloat16" if weights in ("bfloat16", "float16") else "float32"
+        layout = PageLayout.of(model.architecture, self.settings.cache_dtype or usual)
+        self.pages = Pages(layout, self._limit(layout), self._device)
+        self._step = stepper(model.decoder, self.pages)
+        self.waiting: deque[Running] = deque()
+        self.running: list[Running] = []
+        self.steps = 0
+        """Passes through the model."""
+        self.tokens_read = 0
+        """By all passes together."""
+        self.stood_back = 0
+        """How often a text gave its pages to others."""
+
+    def add(self, text: Continuation, seed: int) -> Running:
+        """Have a text written. Raises `DaybreakError` where its keys and values would not fit even alone."""
+        longest = len(text.prompt.tokens) + text.room
+        if (needed := self.pages.layout.bytes_for(longest, self.settings.chunk)) > self.pages.limit:
+            raise DaybreakError(
+                f"a text of {longest:,} tokens needs {needed / 2**20:,.0f} MiB for its keys and values, and "
+                f"{self.pages.limit / 2**20:,.0f} MiB are allowed; set max_new_tokens lower or cache_memory "
+                "higher"
+            )
+        key = stream_key(seed, text.prompt.tokens, text.sample)
+        architecture = self._decoder.architecture
+        chooser = Chooser(
+            text.sampling,
+            [text.prompt.tokens],
+            [key],
+            live=self._live,
+            vocabulary=architecture.vocabulary,
+            endings=sorted(text.endings),
+            device=self._device,
+        )
+        added = Running(text, chooser, architecture, self.pages)
+        if not added.done:
+            self.waiting.append(added)
+        return added
+
+    def cancel(self, running: Running) -> None:
+        """A text is not wanted any more."""
+        running.table.release()
+        self.waiting = deque(one for one in self.waiting if one is not running)
+        self.running = [one for one in self.running if one is not running]
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.waiting or self.running)
+
+    @torch.inference_mode()
+    def step(self) -> list[Running]:
+        """Read once; returns the texts that are finished with it, or have an error."""
+        self._admit()
+        plan = self._plan()
+        if plan:
+            self._read(plan)
+        finished = [one for one in self.running if one.done]
+        for one in finished:
+            one.table.release()
+        self.running = [one for one in self.running if not one.done]
+        return finished
+
+    def _read(self, plan: Sequence[tuple[Running, int]]) -> None:
+        hidden = self._step.read([one.part(count) for one, count in plan])
+        self.steps += 1
+        self.tokens_read += len(hidden)
+        ready = []
+        for (one, count), rows in zip(plan, torch.split(hidden, [count for _, count in plan]), strict=True):
+            self._score(one, rows, count)
+            one.note_read(count)
+            if not one.left and one.text.finish_reason is None:
+                ready.append((one, rows[-1]))
+        if ready:
+            self._choose(ready)
+
+    def _limit(self, layout: PageLayout) -> int:
+        if self.settings.cache_memory is not None:
+            return self.settings.cache_memory
+        free = available(self._device) // 2
+        if self._device.type == "cpu":
+            return free  # taken from the system only as it is used
+        longest = layout.bytes_for(2 * self._decoder.architecture.context, self.settings.chunk)
+        return min(free, self.settings.batch_size * longest)
+
+    def _admit(self) -> None:
+        """Waiting texts begin, in their order, as long as there is room for what they read first."""
+        while self.waiting and len(self.running) < self.settings.batch_size:
+            one = self.waiting[0]
+            if self._soon_known(one):
+                return
+            one.adopt_known()
+            if not one.table.reach(one.read + max(one.least, min(one.left, self.settings.chunk))):
+                one.stand_back()
+                return
+            self.running.append(self.waiting.popleft())
+
+    def _soon_known(self, one: Running) -> bool:
+        """A running text is about to read what this one goes on with."""
+        keys = one.keys()[: (len(one.tokens) - 1) // PAGE]
+        missing = keys[len(self.pages.find(keys)) :]
+        reading = [other for other in self.running if other.left > 1]
+        return bool(missing) and any(missing[0] in other.keys()[other.read // PAGE :] for other in reading)
+
+    def _plan(self) -> list[tuple[Running, int]]:
+        """Which texts read how many tokens, those that came first before the others. A text that is being
+        written is never kept waiting.
+        """
+        written = sum(one.left == 1 for one in self.running)
+        room, plan = max(1, self.settings.chunk - written), []
+        whole = room
+        for one in list(self.running):
+            count = 1 if one.left == 1 else min(one.left, room)
+            if count < one.least:
+                count = one.least if room == whole else 0  # a context is read at once, however long
+            if count and self._has_room(one, one.read + count):
+                plan.append((one, count))
+                room -= 0 if one.left == 1 else count
+        return [(one, count) for one, count in plan if one in self.running]
+
+    def _has_room(self, one: Running, end: int) -> bool:
+        """Pages up to place `end`; those who came last give theirs, it itself at the worst."""
+        while one in self.running and not one.table.reach(end):
+            last = self.running.pop()
+            last.stand_back()
+            self.waiting.appendleft(last)
+            self.stood_back += 1
+        return one in self.running
+
+    def _score(self, one: Running, rows: Tensor, count: int) -> None:
+        """Log-probabilities of the prompt's tokens that follow those just read."""
+        if one.alternatives is None:
+            return
+        prompt = one.text.prompt.tokens
+        begin = len(one.scores) - 1  # its row tells the next one
+        end = min(one.read + count, len(prompt) - 1)
+        if one.read <= begin < end:
+            own = rows[begin - one.read : end - one.read]
+            following = prompt[begin + 1 : end + 1]
+            one.scores += logprobs.of_rows(own, following, self._step.unembed, one.alternatives, self._live)
+        if len(one.scores) >= len(prompt):
+            one.text.prompt_logprobs = list(one.scores[: len(prompt)])
+
+    def _choose(self, ready: Sequence[tuple[Running, Tensor]]) -> None:
+        """One more token for each text, from what the head reads of its last one."""
+        logits = self._step.unembed(torch.stack([row for _, row in ready]))  # [texts, vocabulary]
+        best, ids = logits[:, : self._live].max(-1)
+        likeliest = torch.where(best.isfinite(), ids, -1).tolist()
+        for number, (one, _) in enumerate(ready):
+            try:
+                self._take(one, logits[number : number + 1], likeliest[number])
+            except DaybreakError as error:
+                one.error = error
+
+    def _take(self, one: Running, logits: Tensor, likeliest: int) -> None:
+        step, sampling = len(one.text.tokens), one.text.sampling
+        plain = likeliest >= 0 and one.chooser.plain(step)
+        token = likeliest if plain else one.chooser.choose(logits, step)[0]
+        if sampling.logprobs is not None:
+            one.text.logprobs += logprobs.of_tokens(logits, [token], sampling.logprobs, self._live)
+        one.text.accept(token)
+        one.tokens.append(token)
+
+
+def write(engine: Engine, texts: Sequence[Continuation], seed: int) -> Iterator[int]:
+    """Write all texts to their ends; yields how many each step finished. Raises the `DaybreakError` of a text
+    that could not go on.
+    """
+    running = [engine.add(text, seed) for text in texts]
+    try:
+        yield sum(one.done for one in running)
+        while not all(one.done for one in running):
+            finished = [one for one in engine.step() if one in running]
+            for one in finished:
+                if one.error is not None:
+                    raise one.error
+            yield len(finished)
+    finally:
+        for one in running:
+            if not one.done or one.error is not None:
+                engine.cancel(one)
