@@ -27,6 +27,9 @@ def quantize(
         ),
     ] = None,
     zeros: Annotated[bool, typer.Option("--zeros", help="A zero point for each scale.")] = False,
+    embeddings: Annotated[
+        bool, typer.Option("--embeddings", help="The token embedding, too; tied models hold it once then.")
+    ] = False,
     text: Annotated[
         Path | None, typer.Option(help="Compare with the original on this text: perplexity and KL.")
     ] = None,
@@ -44,7 +47,7 @@ def quantize(
     from daybreak.engine.quantised_folder import write_quantised
 
     usual = Scheme.usual(bits)
-    scheme = Scheme(usual.bits, usual.group if group is None else group or None, zeros)
+    scheme = Scheme(usual.bits, usual.group if group is None else group or None, zeros, embeddings)
     content = None if text is None else _read(text)
     new_folder(out)  # before anything is downloaded for it
     opened = opened_source(model, None, revision, False)
@@ -90,7 +93,8 @@ def _print(opened: Opened, out: Path, scheme: Scheme, found: Damage | None, as_j
         plain.print_json({"folder": str(out), **vars(scheme), "bytes": size, **told})
         return
     shared = "a scale for each row" if scheme.group is None else f"a scale for {scheme.group} inputs"
-    print(f"{out}: {opened.family.title}, {scheme.bits} bits, {shared}, {plain.size(size)}")
+    also = ", the token embedding too" if scheme.embeddings else ""
+    print(f"{out}: {opened.family.title}, {scheme.bits} bits, {shared}{also}, {plain.size(size)}")
     if found is not None:
         before, after = found.perplexities
         print(

@@ -84,12 +84,23 @@ def empty(rows: int, width: int, scheme: Scheme) -> Packed:
 
 def unpack(packed: Packed, rows: int, width: int, scheme: Scheme) -> Quantised:
     """The exact inverse of `pack`."""
-    numbers = packed.numbers
-    if scheme.bits == 4:
-        numbers = torch.stack((numbers & 15, numbers >> 4), dim=-2)  # [blocks, eights, 16 rows, 2, 4]
-    numbers = numbers.transpose(1, 2).reshape(len(numbers) * ROWS, -1)[:rows, :width]
+    numbers = _apart(packed.numbers, scheme).transpose(1, 2)  # [blocks, 16 rows, ..]
+    numbers = numbers.reshape(len(numbers) * ROWS, -1)[:rows, :width]
     zeros = None if packed.zeros is None else _by_rows(packed.zeros, rows)
     return Quantised(numbers.contiguous(), _by_rows(packed.scales, rows), zeros, scheme.bits, scheme.group)
+
+
+def unpack_rows(packed: Packed, numbers: Tensor, width: int, scheme: Scheme) -> Quantised:
+    """Rows by their `numbers` [n] int64 alone, each as often as it is named."""
+    blocks, rows = numbers // ROWS, numbers % ROWS
+    few = _apart(packed.numbers[blocks, :, rows], scheme).flatten(1)[:, :width]
+    zeros = None if packed.zeros is None else packed.zeros[blocks, :, rows]
+    return Quantised(few, packed.scales[blocks, :, rows], zeros, scheme.bits, scheme.group)
+
+
+def _apart(numbers: Tensor, scheme: Scheme) -> Tensor:
+    """[.., 4] -> with 4 bits [.., 2, 4]: a byte's lower half before its upper."""
+    return numbers if scheme.bits == 8 else torch.stack((numbers & 15, numbers >> 4), dim=-2)
 
 
 def _by_blocks(values: Tensor, blocks: int) -> Tensor:

@@ -27,6 +27,8 @@ class Scheme:
     """Inputs that share a scale; None: all of a row."""
     zeros: bool = False
     """Numbers lie between a group's least and largest weight, instead of around 0."""
+    embeddings: bool = False
+    """The token embedding is quantised as well."""
 
     def __post_init__(self) -> None:
         if self.bits not in MIDDLE:
@@ -37,9 +39,9 @@ class Scheme:
             )
 
     @classmethod
-    def usual(cls, bits: int) -> Scheme:
+    def usual(cls, bits: int, embeddings: bool = False) -> Scheme:
         """What is used where nothing else is said: with 4 bits a scale for each row would be too coarse."""
-        return cls(bits, None if bits == 8 else 32)  # type: ignore[arg-type]
+        return cls(bits, None if bits == 8 else 32, embeddings=embeddings)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,7 +33,7 @@ from daybreak.checkpoint.save import Written, to_json, write_folder
 from daybreak.checkpoint.stored import Mapping, Stored
 from daybreak.engine.packed import Packed, packed
 from daybreak.engine.quantised import Scheme
-from daybreak.engine.quantised_linear import QuantisedLinear, Quantiser
+from daybreak.engine.quantised_linear import TOKENS, QuantisedMatrix, Quantiser
 from daybreak.errors import DaybreakError
 from daybreak.model.decoder import Decoder
 
@@ -51,8 +51,9 @@ def write_quantised(
     shard_size: int | str = "5GB",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Write the checkpoint `opened` with the matrices of its blocks and its head quantised. In memory is one
-    tensor at a time, and what becomes of it. What is not quantised keeps its dtype.
+    """Write the checkpoint `opened` with the matrices of its blocks and its head quantised, and its token
+    embedding if `scheme` says so. In memory is one tensor at a time, and what becomes of it. What is not
+    quantised keeps its dtype.
 
     Raises `DaybreakError` for what `daybreak.load` refuses, a destination that is not empty, weights that are
     not finite, and a disk without room. Nothing is left where it fails.
@@ -73,7 +74,7 @@ class _QuantisedParts:
     """The tensors of the new files. Those of a quantised layer stand one after another, so that only the last
     layer is kept."""
 
-    def __init__(self, parts: Parts, layers: dict[str, QuantisedLinear]) -> None:
+    def __init__(self, parts: Parts, layers: dict[str, QuantisedMatrix]) -> None:
         self._parts = parts
         self._layers = layers
         self._last: tuple[str, Packed] | None = None
@@ -92,7 +93,7 @@ class _QuantisedParts:
         layer, _, field = name.rpartition(".")
         if field not in Packed._fields:
             return None
-        return "tokens.weight" if f"{layer}.weight" not in self._layers else f"{layer}.weight"
+        return TOKENS if f"{layer}.weight" not in self._layers else f"{layer}.weight"
 
     def _packed(self, source: str, field: str) -> Iterator[Tensor]:
         if self._last is None or self._last[0] != source:
@@ -111,12 +112,13 @@ def is_quantised_folder(folder: Path) -> bool:
 
 
 def open_quantised(
-    folder: Path, dtype: torch.dtype | None, bits: int | None = None
+    folder: Path, dtype: torch.dtype | None, bits: int | None = None, embeddings: bool = False
 ) -> tuple[Opened, Decoder]:
     """The model; numbers and scales are views of the mapped files, everything else is of `dtype`
     (None: as in the files).
 
-    Raises `DaybreakError` for what is damaged or incomplete, and for other `bits` than it has.
+    Raises `DaybreakError` for what is damaged or incomplete, and where other `bits` or quantised `embeddings`
+    are asked for than it has.
     """
     config = read_config(folder)
     told = own_quantisation(config)
@@ -125,12 +127,14 @@ def open_quantised(
     scheme = settings.build(Scheme, told, f"{folder / CONFIG}: {QUANTISED}")
     if bits not in (None, scheme.bits):
         raise DaybreakError(f"{folder} has weights of {scheme.bits} bits, not {bits}; leave bits out")
+    if embeddings and not scheme.embeddings:
+        raise DaybreakError(f"{folder} has its token embedding whole; leave embeddings out")
     family = families.by_model_type(config["model_type"])
     architecture, tokenizer = with_tokenizer(folder, family, config)
     found = files.weights(folder)
     dtype = dtype or files.dtype_of(config, found)
     decoder = empty_decoder(architecture)
-    Quantiser(decoder, scheme)
+    Quantiser(decoder, scheme, dtype)
     decoder.load_state_dict(_state(decoder, found, dtype, folder), assign=True)
     opened = Opened(folder, family, architecture, tokenizer, config, read_generation(folder), found, dtype)
     return opened, decoder

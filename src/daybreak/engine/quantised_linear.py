@@ -7,12 +7,46 @@ from torch import Tensor, nn
 
 from daybreak.engine.kernels.build import library
 from daybreak.engine.kernels.linear import multiply
-from daybreak.engine.packed import Packed, empty, packed, unpack
+from daybreak.engine.packed import Packed, empty, packed, unpack, unpack_rows
 from daybreak.engine.quantised import Scheme
 from daybreak.model.decoder import Decoder, Tied
 
+TOKENS = "tokens.weight"
+"""The token embedding's parameter, and a tied head's."""
 
-class QuantisedLinear(nn.Module):
+
+class QuantisedMatrix(nn.Module):
+    """A matrix [outputs, width] of few bits."""
+
+    numbers: Tensor
+    scales: Tensor
+    zeros: Tensor | None
+
+    def __init__(self, width: int, outputs: int, scheme: Scheme) -> None:
+        super().__init__()
+        self.width, self.outputs, self.scheme = width, outputs, scheme
+        for name, tensor in empty(outputs, width, scheme)._asdict().items():
+            self.register_buffer(name, tensor)
+
+    @property
+    def packed(self) -> Packed:
+        return Packed(self.numbers, self.scales, self.zeros)
+
+    def take(self, weight: Tensor, name: str) -> None:
+        """Become the quantised `weight` [outputs, width], which has that name."""
+        self.numbers, self.scales, self.zeros = packed(weight, self.scheme, name)
+
+    def whole(self) -> Tensor:
+        """The weights, [outputs, width] float32."""
+        return unpack(self.packed, self.outputs, self.width, self.scheme).whole()
+
+    def rows(self, numbers: Tensor) -> Tensor:
+        """Rows by their numbers alone, [..] int64 -> [.., width] float32."""
+        found = unpack_rows(self.packed, numbers.flatten(), self.width, self.scheme).whole()
+        return found.view(*numbers.shape, self.width)
+
+
+class QuantisedLinear(QuantisedMatrix):
     """A linear layer with weights of few bits, for inference only.
 
     With the compiled kernels activations are rounded to 8 bits, too, with a scale for each token and group of
@@ -20,73 +54,113 @@ class QuantisedLinear(nn.Module):
     and slow.
     """
 
-    numbers: Tensor
-    scales: Tensor
-    zeros: Tensor | None
     bias: Tensor | None
 
     def __init__(self, width: int, outputs: int, bias: bool, scheme: Scheme) -> None:
-        super().__init__()
-        self.width, self.outputs, self.scheme = width, outputs, scheme
-        for name, tensor in empty(outputs, width, scheme)._asdict().items():
-            self.register_buffer(name, tensor)
+        super().__init__(width, outputs, scheme)
         self.register_buffer("bias", torch.empty(outputs) if bias else None)
 
-    def take(self, weight: Tensor, name: str) -> None:
-        """Become the quantised `weight` [outputs, inputs], which has that name."""
-        self.numbers, self.scales, self.zeros = packed(weight, self.scheme, name)
-
     def forward(self, inputs: Tensor) -> Tensor:
-        """[.., inputs] -> [.., outputs], in the inputs' dtype."""
+        """[.., width] -> [.., outputs], in the inputs' dtype."""
         flat = inputs.reshape(-1, self.width).float()
-        weights = Packed(self.numbers, self.scales, self.zeros)
         if library().functions is not None and inputs.device.type == "cpu":
-            found = multiply(flat, weights, self.bias, self.outputs, self.scheme)
+            found = multiply(flat, self.packed, self.bias, self.outputs, self.scheme)
         else:
-            weight = unpack(weights, self.outputs, self.width, self.scheme).whole()
-            found = nn.functional.linear(flat, weight, self.bias)
+            found = nn.functional.linear(flat, self.whole(), self.bias)
         return found.view(*inputs.shape[:-1], self.outputs).to(inputs.dtype)
 
 
 class QuantisedTied(QuantisedLinear):
-    """The head that shares its matrix with the token embedding: quantised here, whole where tokens are looked
-    up."""
+    """The head that shares its matrix with the token embedding. Here it is quantised; where tokens are looked
+    up it is whole, unless the scheme says otherwise."""
 
     def forward(self, inputs: Tensor, embedding: Tensor | None = None) -> Tensor:
         del embedding
         return super().forward(inputs)
 
 
-class Quantiser:
-    """Puts quantised layers into an empty decoder, for all matrices of the blocks and the head, and fills
-    them; embeddings and norms stay as they are."""
+class QuantisedEmbedding(QuantisedMatrix):
+    """The token embedding; only the rows that are asked for are unpacked."""
 
-    def __init__(self, decoder: Decoder, scheme: Scheme) -> None:
-        self.layers: dict[str, QuantisedLinear] = {}
+    weight: Tensor
+
+    def __init__(self, width: int, outputs: int, scheme: Scheme, dtype: torch.dtype) -> None:
+        super().__init__(width, outputs, scheme)
+        self.register_buffer("weight", _no_rows(width, dtype), persistent=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[..] token ids -> [.., width], in the dtype of the other weights."""
+        return self.rows(tokens).to(self.weight.dtype)
+
+
+class SharedEmbedding(nn.Module):
+    """The same where the head has the matrix."""
+
+    weight: Tensor
+
+    def __init__(self, head: QuantisedTied, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._head = (head,)  # in a tuple, so that it does not become a part of this one, too
+        self.register_buffer("weight", _no_rows(head.width, dtype), persistent=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[..] token ids -> [.., width], in the dtype of the other weights."""
+        return self._head[0].rows(tokens).to(self.weight.dtype)
+
+
+def _no_rows(width: int, dtype: torch.dtype) -> Tensor:
+    """In the place of an embedding's matrix: who asks it for the model's dtype and device gets an answer."""
+    return torch.empty(0, width, dtype=dtype, device="cpu")
+
+
+class Quantiser:
+    """Puts quantised layers into an empty decoder, for all matrices of the blocks and the head and perhaps
+    the token embedding, and fills them; everything else stays as it is, of `dtype`."""
+
+    def __init__(self, decoder: Decoder, scheme: Scheme, dtype: torch.dtype = torch.float32) -> None:
+        self.layers: dict[str, QuantisedMatrix] = {}
         """By the parameter that each is made of."""
+        self._scheme = scheme
         for name, module in list(decoder.named_modules()):
-            owner, _, own = name.rpartition(".")
-            if isinstance(module, nn.Linear | Tied):
-                layer = _empty(module, decoder, scheme)
-                setattr(decoder.get_submodule(owner), own, layer)
-                self.layers["tokens.weight" if isinstance(module, Tied) else f"{name}.weight"] = layer
+            layer = self._instead(module, decoder, dtype)
+            if layer is not None:
+                _put(decoder, name, layer)
+                self.layers[TOKENS if isinstance(module, Tied) else f"{name}.weight"] = layer
+        tied = self.layers.get(TOKENS)
+        if scheme.embeddings and isinstance(tied, QuantisedTied):
+            _put(decoder, "tokens", SharedEmbedding(tied, dtype))
 
     def __call__(self, name: str, weight: Tensor) -> bool:
-        """Take the parameter of that name if it is such a matrix. Raises `DaybreakError` for weights that are
-        not finite."""
+        """Take the parameter of that name if it belongs to such a layer: is it no parameter any more? Raises
+        `DaybreakError` for weights that are not finite."""
         layer = self.layers.get(name)
         if layer is not None:
             layer.take(weight, name)
-        return layer is not None and not isinstance(layer, QuantisedTied)
+            return self._scheme.embeddings or not isinstance(layer, QuantisedTied)
+        layer = self.layers.get(name.removesuffix(".bias") + ".weight")
+        if isinstance(layer, QuantisedLinear):
+            layer.bias = weight.float()  # of whatever dtype the rest is: the kernels know no other
+        return isinstance(layer, QuantisedLinear)
+
+    def _instead(self, module: nn.Module, decoder: Decoder, dtype: torch.dtype) -> QuantisedMatrix | None:
+        """The layer, without memory, that is put into a module's place."""
+        shape = decoder.architecture
+        rows, width = shape.vocabulary, shape.embedding_width or shape.width
+        with torch.device("meta"):
+            if isinstance(module, nn.Linear):
+                inputs, outputs = module.in_features, module.out_features
+                return QuantisedLinear(inputs, outputs, module.bias is not None, self._scheme)
+            if isinstance(module, Tied):
+                return QuantisedTied(width, rows, False, self._scheme)
+            if module is decoder.tokens and self._scheme.embeddings and not shape.tied:
+                return QuantisedEmbedding(width, rows, self._scheme, dtype)
+        return None
 
 
 def is_quantised(decoder: Decoder) -> bool:
     return any(isinstance(module, QuantisedLinear) for module in decoder.modules())
 
 
-def _empty(module: nn.Linear | Tied, decoder: Decoder, scheme: Scheme) -> QuantisedLinear:
-    with torch.device("meta"):
-        if isinstance(module, Tied):
-            rows, width = decoder.tokens.weight.shape
-            return QuantisedTied(width, rows, False, scheme)
-        return QuantisedLinear(module.in_features, module.out_features, module.bias is not None, scheme)
+def _put(decoder: Decoder, name: str, layer: nn.Module) -> None:
+    owner, _, own = name.rpartition(".")
+    setattr(decoder.get_submodule(owner), own, layer)
