@@ -9,14 +9,17 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from daybreak.architecture import Architecture
 from daybreak.compare import references, texts
 from daybreak.compare.references import Reference
+from daybreak.engine.pages import PAGE, PageLayout, Pages, PageTable
+from daybreak.engine.step import Part, Stepper, stepper
 from daybreak.families.family import Family
 from daybreak.model.cache import Cache
 from daybreak.model.decoder import Decoder
@@ -80,26 +83,26 @@ def pair(family: Family, model: nn.Module, decoder: Decoder, seed: int = 0) -> P
     return Pair(family, model, decoder, drawn, [other.logits(model, text) for text in drawn])
 
 
-def _singles(p: Pair) -> list[Tensor]:
+def singles(p: Pair) -> list[Tensor]:
+    """One text at a time, in one pass."""
     return [p.decoder.logits(text[None])[0] for text in p.texts]
 
 
-def full(p: Pair) -> float:
-    """One text at a time, in one pass."""
-    return p.difference(_singles(p))
-
-
-def cached(p: Pair) -> float:
+def cached(p: Pair) -> list[Tensor]:
     """One text at a time: a part at once, then token by token, then a chunk; the cache has to grow."""
-    return p.difference([_read_cached(p.decoder, text) for text in p.texts])
+    return [_read_cached(p.decoder, text) for text in p.texts]
 
 
 def _read_cached(decoder: Decoder, text: Tensor) -> Tensor:
     cache = Cache(decoder.architecture, 1, capacity=4, dtype=decoder.tokens.weight.dtype)
-    first = texts.opening(text, decoder.architecture) or 7
-    cuts = [0, *(first + c for c in (0, 1, 2, 3, 12) if first + c < len(text)), len(text)]
-    parts = [text[None, a:b] for a, b in itertools.pairwise(cuts)]
+    parts = [text[None, a:b] for a, b in itertools.pairwise(cuts(text, decoder.architecture))]
     return torch.cat([decoder.logits(part, cache=cache)[0] for part in parts])
+
+
+def cuts(text: Tensor, architecture: Architecture) -> list[int]:
+    """Where a text that is read in parts is cut, its ends included."""
+    first = texts.opening(text, architecture) or 7
+    return [0, *(first + c for c in (0, 1, 2, 3, 12) if first + c < len(text)), len(text)]
 
 
 def _padded(p: Pair, masks: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -110,24 +113,24 @@ def _padded(p: Pair, masks: list[Tensor]) -> tuple[Tensor, Tensor]:
     return tokens, mask
 
 
-def _read_padded(p: Pair, masks: list[Tensor]) -> float:
+def _read_padded(p: Pair, masks: list[Tensor]) -> list[Tensor]:
     tokens, mask = _padded(p, masks)
     logits = p.decoder.logits(tokens, mask)
-    return p.difference([logits[row, mask[row]] for row in range(len(p.texts))])
+    return [logits[row, mask[row]] for row in range(len(p.texts))]
 
 
-def left(p: Pair) -> float:
+def left(p: Pair) -> list[Tensor]:
     """All texts in one batch, padding in front."""
     longest = p.longest
     return _read_padded(p, [torch.arange(longest) >= longest - len(t) for t in p.texts])
 
 
-def right(p: Pair) -> float:
+def right(p: Pair) -> list[Tensor]:
     """All texts in one batch, padding behind."""
     return _read_padded(p, [torch.arange(p.longest) < len(t) for t in p.texts])
 
 
-def left_cached(p: Pair) -> float:
+def left_cached(p: Pair) -> list[Tensor]:
     """A left-padded batch read in two parts through the cache, as generation does."""
     longest = p.longest
     tokens, mask = _padded(p, [torch.arange(longest) >= longest - len(t) for t in p.texts])
@@ -142,7 +145,7 @@ def left_cached(p: Pair) -> float:
         ]
         logits = torch.cat(parts, dim=1)
         ours.update((row, logits[place, mask[row]]) for place, row in enumerate(rows))
-    return p.difference([ours[row] for row in range(len(p.texts))])
+    return [ours[row] for row in range(len(p.texts))]
 
 
 def _alike(p: Pair) -> list[list[int]]:
@@ -151,7 +154,7 @@ def _alike(p: Pair) -> list[list[int]]:
     return [rows for rows in (late, [r for r in range(len(p.texts)) if r not in late]) if rows]
 
 
-def packed(p: Pair) -> float:
+def packed(p: Pair) -> list[Tensor]:
     """All texts one after another in two rows, the second one shorter."""
     rows = [p.texts[:2], p.texts[2:]]
     lengths = [[len(text) for text in row] for row in rows]
@@ -159,17 +162,35 @@ def packed(p: Pair) -> float:
     for row, parts in enumerate(rows):
         tokens[row, : sum(lengths[row])] = torch.cat(parts)
     logits = p.decoder.logits(tokens, lengths=lengths)
-    ours = [part for row in range(2) for part in torch.split(logits[row, : sum(lengths[row])], lengths[row])]
-    return p.difference(ours)
+    return [part for row in range(2) for part in torch.split(logits[row, : sum(lengths[row])], lengths[row])]
+
+
+def stepped(p: Pair) -> list[Tensor]:
+    """As generation reads, one text at a time: over pages of keys and values, in the parts of `cached`."""
+    stored = str(p.decoder.tokens.weight.dtype).removeprefix("torch.")
+    layout = PageLayout.of(p.decoder.architecture, stored)
+    pages = Pages(layout, sum(layout.bytes_for(len(text) + PAGE, len(text)) for text in p.texts))
+    step = stepper(p.decoder, pages)
+    return [_read_in_steps(p.decoder, step, PageTable(pages), text) for text in p.texts]
+
+
+def _read_in_steps(decoder: Decoder, step: Stepper, table: PageTable, text: Tensor) -> Tensor:
+    reading = decoder.reading(text[None])
+    context = texts.opening(text, decoder.architecture)
+    logits = []
+    for begin, end in itertools.pairwise(cuts(text, decoder.architecture)):
+        assert table.reach(end)
+        part = Part(table, text[begin:end].tolist(), begin)
+        if reading.blocks is not None:
+            positions, blocks = (each[0, begin:end].tolist() for each in (reading.positions, reading.blocks))
+            part = replace(part, positions=positions, blocks=blocks, context=context)
+        logits.append(step.unembed(step.read([part])))
+    return torch.cat(logits)
 
 
 def batched(p: Pair) -> float:
     """Our left-padded batch against our own single calls."""
-    longest = p.longest
-    tokens, mask = _padded(p, [torch.arange(longest) >= longest - len(t) for t in p.texts])
-    logits = p.decoder.logits(tokens, mask)
-    ours = Pair(p.family, p.reference, p.decoder, p.texts, _singles(p))
-    return ours.difference([logits[row, mask[row]] for row in range(len(p.texts))])
+    return replace(p, truth=singles(p)).difference(left(p))
 
 
 def gradients(p: Pair) -> float:
@@ -215,13 +236,24 @@ def _loss_gradients(model: nn.Module, logits: Tensor, text: Tensor) -> dict[str,
     return {name: grad.float() for name, grad in zip(parameters, found, strict=True) if grad is not None}
 
 
-MODES: dict[str, Callable[[Pair], float]] = {
-    "full pass": full,
+READINGS: dict[str, Callable[[Pair], list[Tensor]]] = {
+    "full pass": singles,
     "KV cache": cached,
     "left-padded": left,
     "left-padded, cached": left_cached,
     "right-padded": right,
     "packed": packed,
+    "generation's steps": stepped,
+}
+"""Ways to read the texts: the logits of each, [length, vocabulary]."""
+
+
+def _compared(read: Callable[[Pair], list[Tensor]]) -> Callable[[Pair], float]:
+    return lambda p: p.difference(read(p))
+
+
+MODES: dict[str, Callable[[Pair], float]] = {
+    **{name: _compared(read) for name, read in READINGS.items()},
     "batch = singles": batched,
     "gradients": gradients,
 }

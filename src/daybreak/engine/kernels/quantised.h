@@ -29,11 +29,12 @@ namespace daybreak {
 
 constexpr int ROWS = 16;  // of a block
 constexpr int FOUR = 4;   // inputs that stand together
+constexpr int AHEAD = 1024;  // bytes of weights that are asked for early where few tokens wait for the memory
+constexpr int FEW = 2;
 
-typedef float Floats __attribute__((vector_size(4 * ROWS)));
-typedef int32_t Ints __attribute__((vector_size(4 * ROWS)));
+constexpr int PARTS = ROWS / LANES;  // registers that hold a number for each row
 
-// `Sums`: 16 sums of products, one for each row. `Eights` and `Nibbles`: 4 inputs of 16 rows, ready to be multiplied.
+// `Sums`: 16 sums of products, one for each row, and `part` of them. `Four`: 4 inputs of 16 rows, ready to be multiplied.
 // OFFSET: what was subtracted from the weights before they were multiplied.
 
 #if defined(__AVX512VNNI__)
@@ -62,7 +63,7 @@ inline void add_4(Sums& sums, const Four& low, const Four& high, const int8_t* i
     sums.all = _mm512_dpbusd_epi32(sums.all, low.all, broadcast(inputs));
     sums.all = _mm512_dpbusd_epi32(sums.all, high.all, broadcast(inputs + FOUR));
 }
-inline Ints whole(const Sums& sums) { return (Ints)sums.all; }
+inline Whole part(const Sums& sums, int) { return (Whole)sums.all; }
 
 #elif defined(__AVX2__)
 
@@ -70,44 +71,40 @@ constexpr const char* NAME = "AVX2";
 constexpr int TOKENS = 4;
 constexpr int OFFSET_8 = 128, OFFSET_4 = 0;
 struct Sums { __m256i low = _mm256_setzero_si256(), high = _mm256_setzero_si256(); };
-struct Four { __m256i low, high; };
+struct Four { __m256i low, high, low_sizes, high_sizes; };
 
 inline __m256i load(const uint8_t* place) { return _mm256_loadu_si256((const __m256i*)place); }
 inline Four eights(const uint8_t* weights) {
     const __m256i middle = _mm256_set1_epi8((char)128);
-    return {_mm256_xor_si256(load(weights), middle), _mm256_xor_si256(load(weights + 32), middle)};
+    const __m256i low = _mm256_xor_si256(load(weights), middle), high = _mm256_xor_si256(load(weights + 32), middle);
+    return {low, high, _mm256_abs_epi8(low), _mm256_abs_epi8(high)};
 }
 inline void nibbles(const uint8_t* weights, Four& low, Four& high) {
     const __m256i mask = _mm256_set1_epi8(15), first = load(weights), second = load(weights + 32);
-    low = {_mm256_and_si256(first, mask), _mm256_and_si256(second, mask)};
-    high = {_mm256_and_si256(_mm256_srli_epi16(first, 4), mask), _mm256_and_si256(_mm256_srli_epi16(second, 4), mask)};
+    low.low = _mm256_and_si256(first, mask), low.high = _mm256_and_si256(second, mask);
+    high.low = _mm256_and_si256(_mm256_srli_epi16(first, 4), mask);
+    high.high = _mm256_and_si256(_mm256_srli_epi16(second, 4), mask);
 }
 inline __m256i broadcast(const int8_t* inputs) {
     int32_t four;
     std::memcpy(&four, inputs, 4);
     return _mm256_set1_epi32(four);
 }
-// Pairs of products are added in 16 bits. Neither factor is -128, so that two of them fit: 2 * 127 * 127 < 2^15.
-inline __m256i pairs(__m256i weights, __m256i inputs, __m256i sizes) {
-    return _mm256_maddubs_epi16(sizes, _mm256_sign_epi8(weights, inputs));
+inline void add(__m256i& sums, __m256i pairs) {
+    sums = _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
+// Pairs of products are added in 16 bits. Neither factor is -128, so that two of them fit: 2 * 127 * 127 < 2^15.
 inline void add_8(Sums& sums, const Four& weights, const int8_t* inputs) {
-    const __m256i four = broadcast(inputs), sizes = _mm256_abs_epi8(four), one = _mm256_set1_epi16(1);
-    sums.low = _mm256_add_epi32(sums.low, _mm256_madd_epi16(pairs(weights.low, four, sizes), one));
-    sums.high = _mm256_add_epi32(sums.high, _mm256_madd_epi16(pairs(weights.high, four, sizes), one));
+    const __m256i four = broadcast(inputs);
+    add(sums.low, _mm256_maddubs_epi16(weights.low_sizes, _mm256_sign_epi8(four, weights.low)));
+    add(sums.high, _mm256_maddubs_epi16(weights.high_sizes, _mm256_sign_epi8(four, weights.high)));
 }
 inline void add_4(Sums& sums, const Four& low, const Four& high, const int8_t* inputs) {
-    const __m256i first = broadcast(inputs), second = broadcast(inputs + FOUR), one = _mm256_set1_epi16(1);
-    const __m256i upper = _mm256_add_epi16(_mm256_maddubs_epi16(low.low, first), _mm256_maddubs_epi16(high.low, second));
-    const __m256i lower = _mm256_add_epi16(_mm256_maddubs_epi16(low.high, first), _mm256_maddubs_epi16(high.high, second));
-    sums.low = _mm256_add_epi32(sums.low, _mm256_madd_epi16(upper, one));
-    sums.high = _mm256_add_epi32(sums.high, _mm256_madd_epi16(lower, one));
+    const __m256i first = broadcast(inputs), second = broadcast(inputs + FOUR);
+    add(sums.low, _mm256_add_epi16(_mm256_maddubs_epi16(low.low, first), _mm256_maddubs_epi16(high.low, second)));
+    add(sums.high, _mm256_add_epi16(_mm256_maddubs_epi16(low.high, first), _mm256_maddubs_epi16(high.high, second)));
 }
-inline Ints whole(const Sums& sums) {
-    Ints result;
-    std::memcpy(&result, &sums, sizeof result);
-    return result;
-}
+inline Whole part(const Sums& sums, int number) { return (Whole)(number ? sums.high : sums.low); }
 
 #elif defined(__ARM_FEATURE_DOTPROD)
 
@@ -140,18 +137,14 @@ inline void add_4(Sums& sums, const Four& low, const Four& high, const int8_t* i
     add_8(sums, low, inputs);
     add_8(sums, high, inputs + FOUR);
 }
-inline Ints whole(const Sums& sums) {
-    Ints result;
-    std::memcpy(&result, &sums, sizeof result);
-    return result;
-}
+inline Whole part(const Sums& sums, int number) { return (Whole)sums.all[number]; }
 
 #else
 
 constexpr const char* NAME = "plain C++";
 constexpr int TOKENS = 4;
 constexpr int OFFSET_8 = 0, OFFSET_4 = 0;
-struct Sums { Ints all = {}; };
+struct Sums { int32_t all[ROWS] = {}; };
 struct Four { uint8_t all[ROWS * FOUR]; };
 
 inline Four eights(const uint8_t* weights) {
@@ -173,7 +166,11 @@ inline void add_4(Sums& sums, const Four& low, const Four& high, const int8_t* i
     add_8(sums, low, inputs);
     add_8(sums, high, inputs + FOUR);
 }
-inline Ints whole(const Sums& sums) { return sums.all; }
+inline Whole part(const Sums& sums, int number) {
+    Whole found;
+    std::memcpy(&found, sums.all + number * LANES, sizeof found);
+    return found;
+}
 
 #endif
 
@@ -237,39 +234,46 @@ void block_of(const Matrix& matrix, int64_t block, const Rounded& rounded, int64
     const float* scales = rounded.scales.data() + token * groups;
     const int32_t* sums = rounded.sums.data() + token * groups;
     constexpr int offset = BITS == 8 ? OFFSET_8 : OFFSET_4;
-    Floats found[T] = {};
+    Vector found[T][PARTS] = {};
     for (int64_t g = 0; g < groups; g++) {
         Sums all[T];
         const int8_t* inputs = numbers + g * group;
         if (BITS == 8) {
             for (int64_t i = 0; i < group; i += FOUR, weights += ROWS * FOUR) {
+                if (T <= FEW) __builtin_prefetch(weights + AHEAD);
                 const Four four = eights(weights);
                 for (int t = 0; t < T; t++) add_8(all[t], four, inputs + t * padded + i);
             }
         } else {
             for (int64_t i = 0; i < group; i += 2 * FOUR, weights += ROWS * FOUR) {
                 Four low, high;
+                if (T <= FEW) __builtin_prefetch(weights + AHEAD);
                 nibbles(weights, low, high);
                 for (int t = 0; t < T; t++) add_4(all[t], low, high, inputs + t * padded + i);
             }
         }
-        const int64_t place = matrix.per_row ? 0 : g;
-        Floats step, zero;
-        std::memcpy(&step, own_scales + place * ROWS, sizeof step);
-        if (own_zeros) std::memcpy(&zero, own_zeros + place * ROWS, sizeof zero);
-        else zero = Floats{} + (BITS == 8 ? 128.0f : 8.0f);
-        zero -= (float)offset;
-        for (int t = 0; t < T; t++) {
-            const float total = (float)sums[t * groups + g];
-            const Floats exact = __builtin_convertvector(whole(all[t]), Floats) - zero * total;
-            found[t] += exact * (step * scales[t * groups + g]);
+        const int64_t place = (matrix.per_row ? 0 : g) * ROWS;
+        for (int p = 0; p < PARTS; p++) {
+            const Vector step = load(own_scales + place + p * LANES);
+            Vector zero = daybreak::all(BITS == 8 ? 128.0f - offset : 8.0f - offset);
+            if (own_zeros) zero = load(own_zeros + place + p * LANES) - (float)offset;
+            for (int t = 0; t < T; t++) {
+                const Vector products = __builtin_convertvector(part(all[t], p), Vector);
+                const Vector exact = products - zero * (float)sums[t * groups + g];
+                found[t][p] = fused(exact, step * scales[t * groups + g], found[t][p]);
+            }
         }
     }
     const int64_t first = block * ROWS, rows = std::min<int64_t>(ROWS, matrix.outputs - first);
-    for (int t = 0; t < T; t++)
-        for (int64_t row = 0; row < rows; row++)
-            results[(token + t) * matrix.outputs + first + row] =
-                found[t][row] + (matrix.bias ? matrix.bias[first + row] : 0.0f);
+    for (int t = 0; t < T; t++) {
+        float* own = results + (token + t) * matrix.outputs + first;
+        for (int p = 0; p < PARTS; p++) {
+            const int64_t left = std::min<int64_t>(LANES, rows - p * LANES);
+            if (left <= 0) break;
+            const Vector bias = matrix.bias ? load(matrix.bias + first + p * LANES, left) : Vector{};
+            store(own + p * LANES, found[t][p] + bias, left);
+        }
+    }
 }
 
 // results [tokens, outputs]; called by every thread of a team, which do not wait for each other.
