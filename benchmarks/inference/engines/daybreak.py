@@ -1,0 +1,31 @@
+"""daybreak, through its public face alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+import daybreak
+from benchmarks.inference.engines import Prompts
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "float32": {"dtype": "float32"},
+    "bfloat16": {"dtype": "bfloat16"},
+    "8bit": {"bits": 8},
+    "4bit": {"bits": 4},
+}
+
+
+class Daybreak:
+    def __init__(self, format: str, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self._settings = SETTINGS[format]
+
+    def load(self, path: str) -> None:
+        self._model = daybreak.load(path, **self._settings)
+
+    def generate(self, prompts: Prompts, new: int) -> list[list[int]]:
+        texts = [list(prompt) for prompt in prompts]
+        results = self._model.generate(texts, max_new_tokens=new, temperature=0, ignore_eos=True)
+        return [list(result.tokens) for result in results]
