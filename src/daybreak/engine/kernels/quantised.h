@@ -31,6 +31,7 @@ constexpr int ROWS = 16;  // of a block
 constexpr int FOUR = 4;   // inputs that stand together
 constexpr int AHEAD = 1024;  // bytes of weights that are asked for early where few tokens wait for the memory
 constexpr int FEW = 2;
+constexpr int64_t NEAR = 192 << 10;  // bytes of tokens that are read again for each block: they stay in a near cache
 
 constexpr int PARTS = ROWS / LANES;  // registers that hold a number for each row
 
@@ -279,13 +280,17 @@ void block_of(const Matrix& matrix, int64_t block, const Rounded& rounded, int64
 // results [tokens, outputs]; called by every thread of a team, which do not wait for each other.
 template <int BITS>
 void multiply_quantised(const Matrix& matrix, const Rounded& rounded, int64_t tokens, float* results) {
-    const int64_t blocks = (matrix.outputs + ROWS - 1) / ROWS;
+    const int64_t blocks = (matrix.outputs + ROWS - 1) / ROWS, padded = rounded.groups * rounded.group;
+    const int64_t stretch = std::max<int64_t>(TOKENS, NEAR / padded / TOKENS * TOKENS);
+    for (int64_t begin = 0; begin < tokens; begin += stretch) {
+        const int64_t end = std::min(tokens, begin + stretch);
 #pragma omp for schedule(static) nowait
-    for (int64_t block = 0; block < blocks; block++) {
-        int64_t token = 0;
-        for (; token + TOKENS <= tokens; token += TOKENS) block_of<TOKENS, BITS>(matrix, block, rounded, token, results);
-        for (; token + 2 <= tokens; token += 2) block_of<2, BITS>(matrix, block, rounded, token, results);
-        for (; token < tokens; token++) block_of<1, BITS>(matrix, block, rounded, token, results);
+        for (int64_t block = 0; block < blocks; block++) {
+            int64_t token = begin;
+            for (; token + TOKENS <= end; token += TOKENS) block_of<TOKENS, BITS>(matrix, block, rounded, token, results);
+            for (; token + 2 <= end; token += 2) block_of<2, BITS>(matrix, block, rounded, token, results);
+            for (; token < end; token++) block_of<1, BITS>(matrix, block, rounded, token, results);
+        }
     }
 }
 
