@@ -116,7 +116,7 @@ def test_texts_without_compiled_kernels(family: str, monkeypatch: pytest.MonkeyP
 def test_a_start_that_is_known_is_not_read_again(family: str) -> None:
     model = model_of(family)
     start = tokens_of(1, 100)
-    engine = Engine(model)
+    engine = Engine(model, EngineSettings(guesses=0))
     first = outcome(engine, [text([*start, 7, 8])])
     before = engine.tokens_read
     second = outcome(engine, [text([*start, 9])])
@@ -177,7 +177,7 @@ def test_a_cancelled_text_leaves_nothing() -> None:
 def test_windows_give_memory_back() -> None:
     """Layers with windows hold what is in sight, however long the text grows."""
     model = model_of("gpt_neo", windows=(None, 20), context=1024)
-    engine = Engine(model)
+    engine = Engine(model, EngineSettings(guesses=0))
     layout = engine.pages.layout
     running = engine.add(text(tokens_of(1, 10), max_new_tokens=500), 0)
     for _ in range(400):

@@ -48,14 +48,14 @@ class Chooser:
         held = step < self._sampling.min_new_tokens or (step == 0 and len(self._never_first) > 0)
         return self._sampling.greedy and not touched and not held
 
+    def expect(self, logits: Tensor, step: int) -> int:
+        """What `choose` would take for one text, from another model's logits; nothing is remembered."""
+        return int(self._likeliest(logits, step)[1])
+
     def choose(self, logits: Tensor, step: int) -> list[int]:
         """The next token of every row of `logits` [rows, vocabulary] float32; `step` counts new ones from
         0."""
-        scores = self._penalised(logits[:, : self._live], step)
-        if self._sampling.greedy:
-            best, ids = scores.max(-1)
-        else:
-            best, ids = draw(narrow(scores, self._sampling), self._keys, step)
+        best, ids = self._likeliest(logits, step)
         chosen: list[int] = torch.where(best.isfinite(), ids, -1).tolist()  # one wait for the device, not two
         if min(chosen) < 0:
             raise DaybreakError(
@@ -65,11 +65,12 @@ class Chooser:
         self._remember(ids)
         return chosen
 
-    def select(self, rows: Tensor) -> None:
-        """Keep these rows [new rows]."""
-        self._keys = self._keys[rows]
-        self._seen = None if self._seen is None else self._seen[rows]
-        self._counts = None if self._counts is None else self._counts[rows]
+    def _likeliest(self, logits: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Score and id of every row's next token."""
+        scores = self._penalised(logits[:, : self._live], step)
+        if self._sampling.greedy:
+            return scores.max(-1)
+        return draw(narrow(scores, self._sampling), self._keys, step)
 
     def _penalised(self, scores: Tensor, step: int) -> Tensor:
         sampling = self._sampling

@@ -7,6 +7,7 @@ that came last stands back and goes on later with the same outcome.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from daybreak.engine.pages import PAGE, PageLayout, Pages
 from daybreak.engine.prompts import Model, live_vocabulary
 from daybreak.engine.running import Running
 from daybreak.engine.sampling import stream_key
+from daybreak.engine.speculation import Draft, Guesser, Lookup, Worth
 from daybreak.engine.step import stepper
 from daybreak.errors import DaybreakError
 
@@ -39,16 +41,19 @@ class EngineSettings:
     cache_dtype: str | None = None
     """What keys and values are kept as: float32, bfloat16 or int8; by default bfloat16 where the weights are,
     else float32."""
+    guesses: int = 5
+    """Tokens that are guessed at a time, where guessing is measured to be faster; the text is the same. 0:
+    none."""
     cache_memory: int | None = None
     """Bytes for keys and values at most; by default half of the memory that is free."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "chunk", "cache_memory"):
+        for name, least in (("batch_size", 1), ("chunk", 1), ("guesses", 0), ("cache_memory", 1)):
             value = getattr(self, name)
             if name == "cache_memory" and value is None:
                 continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise DaybreakError(f"{name} is {value!r}; it must be a whole number of at least 1")
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise DaybreakError(f"{name} is {value!r}; it must be a whole number of at least {least}")
 
 
 class Engine:
@@ -56,7 +61,12 @@ class Engine:
     that starts the same way does not read that again; the model's weights must not change meanwhile.
     """
 
-    def __init__(self, model: Model, settings: EngineSettings | None = None) -> None:
+    def __init__(
+        self, model: Model, settings: EngineSettings | None = None, draft: Model | None = None
+    ) -> None:
+        """`draft`: a smaller model of the same tokenizer, which guesses what this one then checks. Raises
+        `DaybreakError` where it has other tokens.
+        """
         self.settings = settings or EngineSettings()
         self._decoder = model.decoder
         self._device = model.decoder.tokens.weight.device
@@ -66,6 +76,12 @@ class Engine:
         layout = PageLayout.of(model.architecture, self.settings.cache_dtype or usual)
         self.pages = Pages(layout, self._limit(layout), self._device)
         self._step = stepper(model.decoder, self.pages)
+        self._guesser: Guesser | None = None
+        if draft is not None:
+            self._guesser = Draft(model, draft, layout.stored)
+        elif model.architecture.blanks is None and self._step.exact:
+            self._guesser = Lookup()
+        self._worth = Worth()
         self.waiting: deque[Running] = deque()
         self.running: list[Running] = []
         self.steps = 0
@@ -102,7 +118,7 @@ class Engine:
 
     def cancel(self, running: Running) -> None:
         """A text is not wanted any more."""
-        running.table.release()
+        self._let_go(running)
         self.waiting = deque(one for one in self.waiting if one is not running)
         self.running = [one for one in self.running if one is not running]
 
@@ -119,22 +135,44 @@ class Engine:
             self._read(plan)
         finished = [one for one in self.running if one.done]
         for one in finished:
-            one.table.release()
+            self._let_go(one)
         self.running = [one for one in self.running if not one.done]
         return finished
 
     def _read(self, plan: Sequence[tuple[Running, int]]) -> None:
-        hidden = self._step.read([one.part(count) for one, count in plan])
+        began, before = time.perf_counter(), sum(len(one.text.tokens) for one, _ in plan)
+        guesses = self._guesses(plan)
+        read = self._step.read(
+            [one.part(count, own) for (one, count), own in zip(plan, guesses, strict=True)]
+        )
         self.steps += 1
-        self.tokens_read += len(hidden)
+        self.tokens_read += len(read)
+        sizes = [count + len(own) for (_, count), own in zip(plan, guesses, strict=True)]
         ready = []
-        for (one, count), rows in zip(plan, torch.split(hidden, [count for _, count in plan]), strict=True):
+        for (one, count), own, rows in zip(plan, guesses, torch.split(read, sizes), strict=True):
             self._score(one, rows, count)
             one.note_read(count)
             if not one.left and one.text.finish_reason is None:
-                ready.append((one, rows[-1]))
+                ready.append((one, own, rows[count - 1 :]))
         if ready:
             self._choose(ready)
+        if all(count == 1 for _, count in plan):
+            written = sum(len(one.text.tokens) for one, _ in plan) - before
+            self._worth.learn(any(guesses), written, time.perf_counter() - began)
+
+    def _guesses(self, plan: Sequence[tuple[Running, int]]) -> list[list[int]]:
+        """At what follows the texts that are being written; none while prompts are read."""
+        none: list[list[int]] = [[] for _ in plan]
+        written = all(count == 1 and one.left == 1 for one, count in plan)
+        if self._guesser is None or not self.settings.guesses or not written or not self._worth.decide():
+            return none
+        found = self._guesser.guess([one for one, _ in plan], self.settings.guesses)
+        for number, (one, _) in enumerate(plan):
+            room = one.text.room - len(one.text.tokens) - 1
+            own = found[number][: max(0, room)]
+            none[number] = own if own and one.table.reach(len(one.tokens) + len(own)) else []
+            one.proposed += len(none[number])
+        return none
 
     def _limit(self, layout: PageLayout) -> int:
         if self.settings.cache_memory is not None:
@@ -203,25 +241,39 @@ class Engine:
         if len(one.scores) >= len(prompt):
             one.text.prompt_logprobs = list(one.scores[: len(prompt)])
 
-    def _choose(self, ready: Sequence[tuple[Running, Tensor]]) -> None:
-        """One more token for each text, from what the head reads of its last one."""
-        logits = self._step.unembed(torch.stack([row for _, row in ready]))  # [texts, vocabulary]
+    def _choose(self, ready: Sequence[tuple[Running, list[int], Tensor]]) -> None:
+        """One more token for each text, from what the head reads of its last one, and another one for every
+        guess that was right.
+        """
+        logits = self._step.unembed(torch.cat([rows for _, _, rows in ready]))  # [rows, vocabulary]
         best, ids = logits[:, : self._live].max(-1)
         likeliest = torch.where(best.isfinite(), ids, -1).tolist()
-        for number, (one, _) in enumerate(ready):
+        row = 0
+        for one, guesses, rows in ready:
             try:
-                self._take(one, logits[number : number + 1], likeliest[number])
+                self._take(one, guesses, logits[row : row + len(rows)], likeliest[row : row + len(rows)])
             except DaybreakError as error:
                 one.error = error
+            row += len(rows)
 
-    def _take(self, one: Running, logits: Tensor, likeliest: int) -> None:
-        step, sampling = len(one.text.tokens), one.text.sampling
-        plain = likeliest >= 0 and one.chooser.plain(step)
-        token = likeliest if plain else one.chooser.choose(logits, step)[0]
-        if sampling.logprobs is not None:
-            one.text.logprobs += logprobs.of_tokens(logits, [token], sampling.logprobs, self._live)
-        one.text.accept(token)
-        one.tokens.append(token)
+    def _take(self, one: Running, guesses: Sequence[int], logits: Tensor, likeliest: Sequence[int]) -> None:
+        for number, own in enumerate(torch.split(logits, 1)):
+            step = len(one.text.tokens)
+            plain = likeliest[number] >= 0 and one.chooser.plain(step)
+            token = likeliest[number] if plain else one.chooser.choose(own, step)[0]
+            if (wanted := one.text.sampling.logprobs) is not None:
+                one.text.logprobs += logprobs.of_tokens(own, [token], wanted, self._live)
+            one.text.accept(token)
+            one.tokens.append(token)
+            if one.text.finish_reason is not None or number == len(guesses) or guesses[number] != token:
+                return
+            one.accepted += 1
+            one.note_read(1)
+
+    def _let_go(self, one: Running) -> None:
+        one.table.release()
+        if self._guesser is not None:
+            self._guesser.forget(one)
 
 
 def write(engine: Engine, texts: Sequence[Continuation], seed: int) -> Iterator[int]:

@@ -47,6 +47,9 @@ class Part:
 class Stepper(Protocol):
     """How a model reads."""
 
+    exact: bool
+    """What comes out for a token does not depend on those beside it, to the last bit."""
+
     def read(self, parts: Sequence[Part]) -> Tensor:
         """What the head reads, [all tokens, width], in the order of the parts."""
 
@@ -60,7 +63,9 @@ def stepper(decoder: Decoder, pages: Pages) -> Stepper:
 
 
 class CompiledStep:
-    """All tokens at once. What comes out for a token does not depend on those beside it, to the last bit."""
+    """All tokens at once."""
+
+    exact = True
 
     def __init__(self, decoder: Decoder, pages: Pages) -> None:
         self._decoder = decoder
@@ -102,6 +107,8 @@ def _positions(part: Part) -> Sequence[int]:
 
 class TorchStep:
     """Single tokens of all texts at once, longer parts one after another."""
+
+    exact = False
 
     def __init__(self, decoder: Decoder, pages: Pages) -> None:
         self._decoder, self._pages = decoder, pages
