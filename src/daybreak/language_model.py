@@ -78,12 +78,13 @@ class LanguageModel:
             raise DaybreakError(f"a token id is outside the model's, which go from 0 to {vocabulary - 1}")
         return self.decoder.logits(tokens, mask, lengths)
 
-    def engine(self, **settings: Any) -> Engine:
+    def engine(self, draft: LanguageModel | None = None, **settings: Any) -> Engine:
         """An engine that calls of `generate`, `stream`, `infill` and `chat` can share: it remembers what it
-        has read. `settings` are fields of `daybreak.engine.engine.EngineSettings`. The weights must not
-        change as long as it is used.
+        has read. `draft` is a smaller model of the same tokenizer, which guesses what this one then checks;
+        `settings` are fields of `daybreak.engine.engine.EngineSettings`. The weights must not change as long
+        as it is used.
         """
-        return Engine(self, EngineSettings(**settings))
+        return Engine(self, EngineSettings(**settings), draft)
 
     def generate(
         self,

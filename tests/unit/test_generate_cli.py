@@ -140,3 +140,18 @@ def test_every_setting_has_a_sentence_and_an_option(capsys: pytest.CaptureFixtur
 def test_a_prompt_that_is_no_text_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["generate", "anything", "caf\udce9"]) == 2
     assert "not UTF-8" in capsys.readouterr().err
+
+
+def test_a_draft_leaves_the_text_as_it_is(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for flags in (["-t", "0"], ["-t", "1", "--seed", "5", "-n", "3"]):
+        plain = called(capsys, folder, "one two", "-m", "30", *flags)
+        assert plain[0] == 0
+        assert called(capsys, folder, "one two", "-m", "30", "--draft", folder, *flags) == plain
+
+
+def test_keys_and_values_may_have_fewer_bits(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = called(capsys, folder, "one", "-m", "5", "--cache-dtype", "int8")
+    assert (status, len(out), err) == (0, 6, "")
+    status, out, err = called(capsys, folder, "one", "--cache-dtype", "int3")
+    assert (status, out) == (2, "")
+    assert "int3" in err and "int8" in err and err.count("\n") == 1

@@ -10,12 +10,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from daybreak.cli.options import Bits, Defaults, Device, Dtype, Model, Revision, sampling_options
-from daybreak.cli.writing import load
+from daybreak.cli.options import (
+    Bits,
+    CacheDtype,
+    Defaults,
+    Device,
+    Draft,
+    Dtype,
+    Model,
+    Revision,
+    sampling_options,
+)
+from daybreak.cli.writing import engine_of, load
 from daybreak.errors import DaybreakError
 
 if TYPE_CHECKING:
     from daybreak.engine.chat import Answer
+    from daybreak.engine.engine import Engine
     from daybreak.language_model import LanguageModel
 
 HELP = """/reset          forget the conversation; the system message stays
@@ -41,6 +52,8 @@ def chat(
     dtype: Dtype = "float32",
     device: Device = "cpu",
     bits: Bits = None,
+    cache_dtype: CacheDtype = None,
+    draft: Draft = None,
 ) -> None:
     """Talk with a model; its answers appear as they are written.
 
@@ -53,7 +66,9 @@ def chat(
         raise DaybreakError("--json prints one answer; give --message, or a message on standard input")
     for text in (one, system):
         _check_text(text)
-    conversation = Conversation(load(model, revision, dtype, device, bits), system, defaults, settings)
+    loaded = load(model, revision, dtype, device, bits)
+    engine = engine_of(loaded, cache_dtype, draft=draft, bits=bits)
+    conversation = Conversation(loaded, engine, system, defaults, settings)
     conversation.introduce()
     if one is None:
         _converse(conversation)
@@ -84,14 +99,19 @@ def _check_text(text: str | None) -> None:
 
 
 class Conversation:
-    """The messages so far, and the model that answers them."""
+    """The messages so far, and the model that answers them; its engine remembers what it has read."""
 
     def __init__(
-        self, model: LanguageModel, system: str | None, defaults: bool, settings: dict[str, Any]
+        self,
+        model: LanguageModel,
+        engine: Engine,
+        system: str | None,
+        defaults: bool,
+        settings: dict[str, Any],
     ) -> None:
         from daybreak.engine.chat import settings_of
 
-        self.model, self.system = model, system or None
+        self.model, self.engine, self.system = model, engine, system or None
         self.sampling = settings_of(model, None, settings, defaults)
         self.messages: list[dict[str, str]] = []
 
@@ -119,7 +139,7 @@ class Conversation:
         kept, dropped = fit(self.model, [*self.everything(), question], self.sampling)
         if dropped:
             _note(f"the context is full: the first {dropped} messages are left out")
-        answer = chat(self.model, kept, self.sampling)
+        answer = chat(self.model, kept, self.sampling, engine=self.engine)
         finished = False
         try:
             for piece in answer:

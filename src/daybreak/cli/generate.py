@@ -12,14 +12,16 @@ from daybreak.cli.options import (
     AsJson,
     BatchSize,
     Bits,
+    CacheDtype,
     Defaults,
     Device,
+    Draft,
     Dtype,
     Model,
     Revision,
     sampling_options,
 )
-from daybreak.cli.writing import entries, load, tell
+from daybreak.cli.writing import engine_of, entries, load, tell
 from daybreak.cli.writing import texts as read
 from daybreak.errors import DaybreakError
 
@@ -41,6 +43,8 @@ def generate(
     dtype: Dtype = "float32",
     device: Device = "cpu",
     bits: Bits = None,
+    cache_dtype: CacheDtype = None,
+    draft: Draft = None,
 ) -> None:
     """Continue a prompt; the text appears as it is written.
 
@@ -50,23 +54,25 @@ def generate(
         raise DaybreakError("log-probabilities are printed as JSON only; add --json")
     texts = [text for prompt in prompts for text in read(prompt, lines)]
     loaded = load(model, revision, dtype, device, bits)
+    engine = engine_of(loaded, cache_dtype, batch_size, draft, bits)
+    settings.update(defaults=defaults, engine=engine)
     if len(texts) == 1 and settings.get("n", 1) == 1 and not as_json:
-        _print_stream(loaded, texts[0], defaults, settings)
+        _print_stream(loaded, texts[0], settings)
     else:
-        _print_all(loaded, texts, as_json, defaults=defaults, batch_size=batch_size, **settings)
+        _print_all(loaded, texts, as_json, settings)
 
 
-def _print_stream(model: LanguageModel, prompt: str, defaults: bool, settings: dict[str, Any]) -> None:
+def _print_stream(model: LanguageModel, prompt: str, settings: dict[str, Any]) -> None:
     from daybreak.engine.generate import stream
 
     try:
-        for piece in stream(model, prompt, defaults=defaults, **settings):
+        for piece in stream(model, prompt, **settings):
             print(piece, end="", flush=True)
     finally:  # interrupted, too: what is there stays, and the shell's prompt gets a line of its own
         print(flush=True)
 
 
-def _print_all(model: LanguageModel, prompts: list[str], as_json: bool, **settings: Any) -> None:
+def _print_all(model: LanguageModel, prompts: list[str], as_json: bool, settings: dict[str, Any]) -> None:
     results = model.generate(
         prompts, progress=lambda done, all_: tell(f"{done} of {all_} texts written"), **settings
     )

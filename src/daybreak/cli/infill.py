@@ -13,6 +13,7 @@ from daybreak.cli.options import (
     AsJson,
     BatchSize,
     Bits,
+    CacheDtype,
     Defaults,
     Device,
     Dtype,
@@ -20,7 +21,7 @@ from daybreak.cli.options import (
     Revision,
     sampling_options,
 )
-from daybreak.cli.writing import entries, load, tell
+from daybreak.cli.writing import engine_of, entries, load, tell
 from daybreak.cli.writing import texts as read
 from daybreak.errors import DaybreakError
 
@@ -44,6 +45,7 @@ def infill(
     dtype: Dtype = "float32",
     device: Device = "cpu",
     bits: Bits = None,
+    cache_dtype: CacheDtype = None,
 ) -> None:
     """Fill the blanks of a text; it appears as it is written.
 
@@ -55,16 +57,17 @@ def infill(
         raise DaybreakError("log-probabilities are printed as JSON only; add --json")
     given = [text for entry in texts for text in read(entry, lines)]
     loaded = load(model, revision, dtype, device, bits)
+    settings.update(defaults=defaults, engine=engine_of(loaded, cache_dtype, batch_size))
     if len(given) == 1 and settings.get("n", 1) == 1 and not as_json:
-        _print_stream(loaded, given[0], defaults, settings)
+        _print_stream(loaded, given[0], settings)
     else:
-        _print_all(loaded, given, as_json, defaults=defaults, batch_size=batch_size, **settings)
+        _print_all(loaded, given, as_json, settings)
 
 
-def _print_stream(model: LanguageModel, text: str, defaults: bool, settings: dict[str, Any]) -> None:
+def _print_stream(model: LanguageModel, text: str, settings: dict[str, Any]) -> None:
     """What fills a blank is underlined on a terminal."""
     marked = sys.stdout.isatty()
-    pieces = model.infill_stream(text, defaults=defaults, **settings)
+    pieces = model.infill_stream(text, **settings)
     try:
         for piece, blank in pieces:
             drawn = f"{UNDERLINED}{piece}{PLAIN}" if marked and blank is not None else piece
@@ -73,7 +76,7 @@ def _print_stream(model: LanguageModel, text: str, defaults: bool, settings: dic
         print(flush=True)
 
 
-def _print_all(model: LanguageModel, texts: list[str], as_json: bool, **settings: Any) -> None:
+def _print_all(model: LanguageModel, texts: list[str], as_json: bool, settings: dict[str, Any]) -> None:
     results = model.infill(
         texts, progress=lambda done, all_: tell(f"{done} of {all_} blanks filled"), **settings
     )

@@ -43,6 +43,13 @@ BatchSize = Annotated[int, typer.Option(help="Texts that are written together at
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto: as stored.")]
 Bits = Annotated[int | None, typer.Option(help="8 or 4: weights of so few bits, made as they are read.")]
+CacheDtype = Annotated[
+    str | None, typer.Option(help="float32, bfloat16 or int8: what keys and values are kept as.")
+]
+Draft = Annotated[
+    str | None,
+    typer.Option(help="A smaller model of the same tokenizer; it guesses, and the text stays the same."),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
 
 

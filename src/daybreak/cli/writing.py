@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from daybreak.errors import DaybreakError
 
 if TYPE_CHECKING:
+    from daybreak.engine.engine import Engine
     from daybreak.engine.logprobs import TokenLogprob
     from daybreak.language_model import LanguageModel
 
@@ -33,6 +34,18 @@ def load(model: str, revision: str | None, dtype: str, device: str, bits: int | 
     loaded = daybreak.load(model, revision, dtype, device, bits)
     tell("")
     return loaded
+
+
+def engine_of(
+    model: LanguageModel,
+    cache_dtype: str | None,
+    batch_size: int = 1,
+    draft: str | None = None,
+    bits: int | None = None,
+) -> Engine:
+    """An engine for the whole command; a `draft` is loaded as the model was."""
+    guesser = None if draft is None else load(draft, None, str(model.dtype).split(".")[-1], "cpu", bits)
+    return model.engine(guesser, batch_size=batch_size, cache_dtype=cache_dtype)
 
 
 def tell(status: str) -> None:
