@@ -11,6 +11,7 @@ from torch import Tensor
 
 from daybreak.architecture import Rotary
 from daybreak.engine.compiled import CompiledHead, CompiledLayers, why_not
+from daybreak.engine.memory import available
 from daybreak.engine.paged_cache import PagedCache
 from daybreak.engine.pages import Pages, PageTable
 from daybreak.model.decoder import Decoder
@@ -69,7 +70,10 @@ class CompiledStep:
 
     def __init__(self, decoder: Decoder, pages: Pages) -> None:
         self._decoder = decoder
-        self._layers = CompiledLayers(decoder, pages.layout.stored, pages.layout.groups)
+        layout, device = pages.layout, decoder.tokens.weight.device
+        # Weights that do not fit are pages of files, which come and go; each layer's are asked for early.
+        streamed = weight_bytes(decoder) > available(device)
+        self._layers = CompiledLayers(decoder, layout.stored, layout.groups, streamed=streamed)
         assert self._layers.layer_bytes == pages.layout.layer_bytes
         self._head = CompiledHead(decoder)
 
@@ -89,6 +93,10 @@ class CompiledStep:
 
     def unembed(self, hidden: Tensor) -> Tensor:
         return self._head(hidden)
+
+
+def weight_bytes(decoder: Decoder) -> int:
+    return sum(tensor.nbytes for tensor in decoder.state_dict().values())
 
 
 def _flat(parts: Sequence[Part]) -> Reading:
