@@ -64,7 +64,8 @@ def measured(options: argparse.Namespace) -> Report:
         costs = [each.cost for each in options.shapes[number:]]
         now = time.monotonic()
         until = now + (end - now) * shape.cost / sum(costs)
-        report.shapes.append(one(shape, options.engines, Bench(plan, roof, saying(shape.name)), until))
+        bench = Bench(plan, roof, options.folder, saying(shape.name))
+        report.shapes.append(one(shape, options.engines, bench, until))
     return report
 
 
@@ -113,6 +114,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--engines", default="", help="such as daybreak,ctranslate2 or llama.cpp-q8_0")
     parser.add_argument("--minutes", type=float, default=20, help="about how long; more rounds fit into more")
     parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", 0)))
+    parser.add_argument("--folder", type=Path, help="where up to 9 GB of weights are written for a while")
     parser.add_argument("--json", action="store_true", help="every sample, instead of the tables")
     parser.add_argument("--write", action="store_true", help=f"into docs/{PAGE.name} and docs/{PICTURE.name}")
     parser.add_argument(

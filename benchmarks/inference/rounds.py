@@ -30,7 +30,7 @@ class Plan:
     that time would be the noise of what is left when it is taken off."""
     prefill: int = 512
     """Tokens of the long prompt."""
-    new: tuple[int, ...] = (64, 32, 16)
+    new: tuple[int, ...] = (64, 32, 32)
     """Tokens that are written after each prompt, for each of BATCHES."""
     warm: bool = True
     """Whether there is a round before the first that counts."""
