@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from daybreak import __version__, families
+from daybreak.compare import few_bits_ledger
+from daybreak.compare.few_bits_ledger import table
 from daybreak.compare.parity import greatest
 from daybreak.compare.verify import BF16_FACTOR, MODE_NAMES, Comparison, Report, worst
 
@@ -42,6 +44,7 @@ def markdown(report: Report) -> str:
             ),
             *_float32(report),
             *_bfloat16(report),
+            *few_bits_ledger.section(report.few_bits),
             *_shapes(report),
             *_mutants(report),
         ]
@@ -50,10 +53,10 @@ def markdown(report: Report) -> str:
 
 def verdict(report: Report) -> str:
     """One sentence."""
-    failures = [c for c in report.comparisons if c.failures()]
-    if not failures:
+    if not report.failed:
         return "Every comparison is within its bound."
-    return f"{len(failures)} of {len(report.comparisons)} comparisons are beyond their bound."
+    count = len(report.comparisons) + len(report.few_bits)
+    return f"{len(report.failed)} of {count} comparisons are beyond their bound."
 
 
 def plain(report: Report) -> Iterator[str]:
@@ -70,6 +73,7 @@ def plain(report: Report) -> Iterator[str]:
                 yield f"  {mode:<{width}}  {found[mode]:.1e}" + (
                     f"  BEYOND THE BOUND in {', '.join(failed)}" if failed else ""
                 )
+    yield from few_bits_ledger.plain(report.few_bits)
     yield ""
     if report.mutants:
         yield f"mutants killed: {len(report.mutants) - len(report.survivors)} of {len(report.mutants)}"
@@ -84,6 +88,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "reference": report.reference,
         "passed": report.passed,
         "comparisons": [_comparison(c) for c in report.comparisons],
+        "few_bits": [few_bits_ledger.as_json(one) for one in report.few_bits],
         "mutants": {"total": len(report.mutants), "killed": len(report.mutants) - len(report.survivors)},
         "survivors": [
             {"family": family, "kind": v.kind, "subject": v.subject, "change": v.change}
@@ -108,21 +113,13 @@ def _names(report: Report) -> list[str]:
     return [name for name in families.NAMES if name in present]
 
 
-def _table(head: list[str], rows: list[list[str]]) -> Iterator[str]:
-    yield "| " + " | ".join(head) + " |"
-    yield "|" + "---|" * len(head)
-    for row in rows:
-        yield "| " + " | ".join(row) + " |"
-    yield ""
-
-
 def _float32(report: Report) -> Iterator[str]:
     yield "## float32: at most 1e-5\n"
     rows = []
     for name in _names(report):
         found = worst(report.comparisons, name, "float32")
         rows.append([name, *(f"{found[mode]:.1e}" for mode in MODE_NAMES)])
-    yield from _table(["family", *MODE_NAMES], rows)
+    yield from table(["family", *MODE_NAMES], rows)
 
 
 def _bfloat16(report: Report) -> Iterator[str]:
@@ -134,7 +131,7 @@ def _bfloat16(report: Report) -> Iterator[str]:
         mine = [c for c in report.comparisons if c.family == name and c.dtype == "bfloat16"]
         own = [f"{greatest(c.reference_own[key] for c in mine):.1e}" for key in ("full pass", "gradients")]
         rows.append([name, *own, *(f"{found[mode]:.1e}" for mode in MODE_NAMES)])
-    yield from _table(["family", "reference itself", "its gradients", *MODE_NAMES], rows)
+    yield from table(["family", "reference itself", "its gradients", *MODE_NAMES], rows)
 
 
 def _shapes(report: Report) -> Iterator[str]:
@@ -144,7 +141,7 @@ def _shapes(report: Report) -> Iterator[str]:
         for c in report.comparisons
         if c.dtype == "float32"
     ]
-    yield from _table(["family", "shape", "beside", "largest float32 difference, any mode"], rows)
+    yield from table(["family", "shape", "beside", "largest float32 difference, any mode"], rows)
     absent = [
         name for name in families.NAMES if name not in _names(report) and not families.by_name(name).hf_class
     ]
@@ -156,8 +153,9 @@ def _mutants(report: Report) -> Iterator[str]:
     yield "## Mutants\n"
     yield (
         "Deliberately wrong models: each changes one field of the architecture, one line of the "
-        "weight table or one fact "
-        "of a reading. The careful loader is switched off, so that most must be told by their logits alone.\n"
+        "weight table, one fact of a reading, or something of the weights of few bits. The careful loader is "
+        "switched off, so that most must be told by their logits alone; those of few bits are told by any of "
+        "the three bounds.\n"
     )
     total = Counter((v.kind, _subject(v.kind, v.subject)) for _, v in report.mutants)
     killed = Counter((v.kind, _subject(v.kind, v.subject)) for _, v in report.mutants if v.killed_by)
@@ -168,7 +166,7 @@ def _mutants(report: Report) -> Iterator[str]:
         [kind, subject, f"{killed[kind, subject]} of {count}", str(loading[kind, subject])]
         for (kind, subject), count in sorted(total.items())
     ]
-    yield from _table(["what is wrong", "where", "killed", "of these by not loading"], rows)
+    yield from table(["what is wrong", "where", "killed", "of these by not loading"], rows)
     for family, survivor in report.survivors:
         yield f"- SURVIVED in {family}: {survivor.kind}, {survivor.subject}: {survivor.change}"
 

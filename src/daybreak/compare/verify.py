@@ -1,25 +1,30 @@
-"""`daybreak verify`: a family, or one checkpoint, against the reference in all modes and both dtypes."""
+"""`daybreak verify`: a family, or one checkpoint, against the reference in all modes and both dtypes, and
+with weights of few bits against its own float32.
+"""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
 
 from daybreak import families
+from daybreak.architecture import Architecture
 from daybreak.checkpoint.arrays import is_array_release
 from daybreak.checkpoint.hub import resolve
-from daybreak.compare import mutants, parity, references
+from daybreak.compare import few_bits, few_bits_mutants, mutants, parity, references
+from daybreak.compare.few_bits import FewBits
 from daybreak.compare.mutants import Verdict
 from daybreak.compare.parity import BOUND, MODES, Pair
+from daybreak.compare.redraw import redraw
 from daybreak.engine.quantised_linear import is_quantised
 from daybreak.errors import DaybreakError
 from daybreak.families.family import Family
-from daybreak.families.trials import REFERENCES, trials
-from daybreak.language_model import LanguageModel, load
+from daybreak.families.trials import REFERENCES, alone, trials
+from daybreak.language_model import LanguageModel, create, load
 from daybreak.model.decoder import Decoder
 
 BF16_FACTOR = 2.0
@@ -62,6 +67,7 @@ class Report:
     comparisons: list[Comparison] = field(default_factory=list)
     mutants: list[tuple[str, Verdict]] = field(default_factory=list)
     """(family, verdict)"""
+    few_bits: list[FewBits] = field(default_factory=list)
 
     @property
     def survivors(self) -> list[tuple[str, Verdict]]:
@@ -70,14 +76,22 @@ class Report:
     @property
     def passed(self) -> bool:
         """Within the bounds everywhere, and no mutant survived."""
-        return not self.survivors and not any(c.failures() for c in self.comparisons)
+        return not self.survivors and not self.failed
+
+    @property
+    def failed(self) -> list[Comparison | FewBits]:
+        """What is beyond a bound."""
+        every: list[Comparison | FewBits] = [*self.comparisons, *self.few_bits]
+        return [one for one in every if one.failures()]
 
 
 Progress = Callable[[str], None]
 
 
 def verify_families(names: tuple[str, ...], progress: Progress = lambda text: None) -> Report:
-    """Every trial shape of the named families, with mutants; those without a reference are passed over."""
+    """Every trial shape of the named families, with mutants; those without a reference are compared with
+    themselves alone.
+    """
     *others, last = dict.fromkeys(_title(families.by_name(name)) for name in names if trials(name)) or [""]
     report = Report(f"{', '.join(others)} and {last}" if others else last)
     for name in names:
@@ -88,7 +102,27 @@ def verify_families(names: tuple[str, ...], progress: Progress = lambda text: No
                 report.comparisons.extend(compare(pair, label))
                 verdicts = mutants.judge(pair.pair, pair.pair.other.tensors(Path(folder)))
                 report.mutants.extend((name, verdict) for verdict in verdicts)
+                _few_bits(report, pair.model, Path(folder), label)
+        for label, shape in alone(name).items():
+            progress(f"{name}: {label}")
+            with tempfile.TemporaryDirectory() as folder:
+                _few_bits(report, alone_model(name, shape, Path(folder)), Path(folder), label)
     return report
+
+
+def _few_bits(report: Report, model: LanguageModel, folder: Path, label: str) -> None:
+    """`model` was loaded from `folder`."""
+    report.few_bits.extend(few_bits.compare(model, folder, label, SEED))
+    verdicts = few_bits_mutants.judge(model, folder, SEED)
+    report.mutants.extend((model.family.name, verdict) for verdict in verdicts)
+
+
+def alone_model(name: str, shape: Architecture, folder: Path) -> LanguageModel:
+    """A model of a family without a reference: drawn, saved into `folder`, and loaded from there."""
+    made = create(name, **{one.name: getattr(shape, one.name) for one in fields(shape)})
+    redraw(made.decoder, SEED)
+    made.save(folder)
+    return load(folder)
 
 
 def verify_checkpoint(
@@ -111,7 +145,8 @@ def verify_checkpoint(
     theirs = references.of(ours.family).load(folder)
     progress("comparing")
     pair = ModelPair(ours, parity.pair(ours.family, theirs, ours.decoder, SEED))
-    return Report(_title(ours.family), list(compare(pair, source)))
+    few = list(few_bits.compare(ours, folder, source, SEED))
+    return Report(_title(ours.family), list(compare(pair, source)), few_bits=few)
 
 
 def _title(family: Family) -> str:

@@ -150,14 +150,26 @@ TRIALS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
+ALONE: dict[str, dict[str, dict[str, Any]]] = {"gpt3": {"dense and banded in turn": {"windows": (None, 6)}}}
+"""Of families without a reference: what their own float32 is compared with."""
+
 
 def trials(name: str) -> dict[str, Architecture]:
     """Label -> architecture of the shapes in which the family `name` is compared; none where there is no
     reference.
     """
+    return _shapes(name, TRIALS)
+
+
+def alone(name: str) -> dict[str, Architecture]:
+    """The same of a family that has no reference."""
+    return _shapes(name, ALONE)
+
+
+def _shapes(name: str, table: dict[str, dict[str, dict[str, Any]]]) -> dict[str, Architecture]:
     family = by_name(name)
     found = {}
-    for label, changes in TRIALS.get(family.name, {}).items():
+    for label, changes in table.get(family.name, {}).items():
         fixed = {"norm_eps": 1e-5} if family.name == "opt" else {}  # its reference has no such key
         found[label] = family.architecture(**{**_PLAIN, **fixed, **changes})
     return found
