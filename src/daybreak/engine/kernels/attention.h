@@ -151,11 +151,10 @@ void attend(const Heads& heads, int64_t head, const Query* asked, const float* c
     float totals[Q];
     for (int q = 0; q < Q; q++) {
         float* own = scores + q * row;
-        for (int64_t j = 0; j < row; j++) {
-            const int64_t place = from + j;
-            if (place < asked[q].first || place >= asked[q].last) own[j] = -std::numeric_limits<float>::infinity();
-            else if (slope != 0.0f) own[j] += slope * (float)(place - asked[q].place);
-        }
+        if (slope != 0.0f)
+            for (int64_t j = 0; j < row; j++) own[j] += slope * (float)(int32_t)(from + j - asked[q].place);
+        std::fill(own, own + (asked[q].first - from), -std::numeric_limits<float>::infinity());
+        std::fill(own + (asked[q].last - from), own + row, -std::numeric_limits<float>::infinity());
         totals[q] = soften(own, row);
         std::fill(results[q], results[q] + width, 0.0f);
     }

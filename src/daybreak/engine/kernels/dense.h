@@ -21,27 +21,36 @@ constexpr int64_t MOST = 240;                        // tokens of such a part
 template <class Element, int R, int T>
 inline void tile(const Element* weights, const float* inputs, int64_t width, int64_t begin, int64_t end, Vector* sums) {
     Vector own[R][T];
+#pragma GCC unroll 8
     for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
         for (int t = 0; t < T; t++) own[r][t] = sums[r * T + t];
     int64_t i = begin;
     for (; i + LANES <= end; i += LANES) {
         Vector values[T];
-        for (int t = 0; t < T; t++) values[t] = load(inputs + t * width + i);
+#pragma GCC unroll 8
+        for (int t = 0; t < T; t++) values[t] = held(load(inputs + t * width + i));
+#pragma GCC unroll 8
         for (int r = 0; r < R; r++) {
             const Element* place = weights + r * width + i;
             // The rows that come next; far enough ahead for the memory, and nothing where it is beyond the end.
             if (T == 1) __builtin_prefetch(place + R * width);
-            const Vector weight = load(place);
+            const Vector weight = held(load(place));
+#pragma GCC unroll 8
             for (int t = 0; t < T; t++) own[r][t] = fused(weight, values[t], own[r][t]);
         }
     }
     if (i < end) {
+#pragma GCC unroll 8
         for (int t = 0; t < T; t++) {
             const Vector values = load(inputs + t * width + i, end - i);
+#pragma GCC unroll 8
             for (int r = 0; r < R; r++) own[r][t] = fused(load(weights + r * width + i, end - i), values, own[r][t]);
         }
     }
+#pragma GCC unroll 8
     for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
         for (int t = 0; t < T; t++) sums[r * T + t] = own[r][t];
 }
 

@@ -194,7 +194,7 @@ struct Rounded {
 inline void round_group(const float* inputs, int64_t count, int64_t group, int8_t* numbers, float& scale, int32_t& total) {
     Vector most = {}, poison = {};
     for (int64_t i = 0; i < count; i += LANES) {
-        const Vector values = i + LANES <= count ? load(inputs + i) : load(inputs + i, count - i);
+        const Vector values = load(inputs + i, count - i);
         most = larger(size(values), most);
         poison += values * 0.0f;
     }
@@ -269,7 +269,7 @@ void block_of(const Matrix& matrix, int64_t block, const Rounded& rounded, int64
     for (int t = 0; t < T; t++) {
         float* own = results + (token + t) * matrix.outputs + first;
         for (int p = 0; p < PARTS; p++) {
-            const int64_t left = std::min<int64_t>(LANES, rows - p * LANES);
+            const int64_t left = rows - p * LANES;
             if (left <= 0) break;
             const Vector bias = matrix.bias ? load(matrix.bias + first + p * LANES, left) : Vector{};
             store(own + p * LANES, found[t][p] + bias, left);

@@ -74,20 +74,20 @@ void norm_of(const Model& model, const Norm& norm, const float* values, float* r
     float mean = 0;
     if (!model.root_mean_square) {
         for (int64_t i = 0; i < width; i += LANES)
-            total += i + LANES <= width ? load(values + i) : load(values + i, width - i);
+            total += load(values + i, width - i);
         mean = sum(total) / (float)width;
     }
     for (int64_t i = 0; i < width; i += LANES) {
-        const int64_t left = std::min<int64_t>(LANES, width - i);
-        float some[LANES] = {};
-        for (int64_t lane = 0; lane < left; lane++) some[lane] = values[i + lane] - mean;
-        const Vector apart = load(some);
-        squares += apart * apart;
+        Vector apart = load(values + i, width - i) - mean;
+        for (int64_t lane = width - i; lane < LANES; lane++) apart[lane] = 0;
+        squares = fused(apart, apart, squares);
     }
     const float factor = 1.0f / std::sqrt(sum(squares) / (float)width + model.epsilon);
-    for (int64_t i = 0; i < width; i++) {
-        const float even = (values[i] - mean) * factor;
-        results[i] = (norm.gain ? even * norm.gain[i] : even) + (norm.bias ? norm.bias[i] : 0.0f);
+    for (int64_t i = 0; i < width; i += LANES) {
+        Vector even = (load(values + i, width - i) - mean) * factor;
+        if (norm.gain) even *= load(norm.gain + i, width - i);
+        if (norm.bias) even += load(norm.bias + i, width - i);
+        store(results + i, even, width - i);
     }
 }
 
@@ -120,7 +120,7 @@ Vector activated(int64_t activation, Vector x) {
 
 void activate(const Model& model, float* values, const float* gate) {
     for (int64_t i = 0; i < model.inner; i += LANES) {
-        const int64_t left = std::min<int64_t>(LANES, model.inner - i);
+        const int64_t left = model.inner - i;
         const Vector found = activated(model.activation, load((gate ? gate : values) + i, left));
         store(values + i, gate ? found * load(values + i, left) : found, left);
     }

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__FMA__)
+#if defined(__AVX__)
 #include <immintrin.h>
 #elif defined(__ARM_NEON)
 #include <arm_neon.h>
@@ -64,20 +64,48 @@ inline Vector load(const int8_t* place) {
 // The first `count` of them, and zeros.
 template <class Element>
 inline Vector load(const Element* place, int64_t count) {
+    if (count >= LANES) return load(place);
     Element some[LANES] = {};
     std::memcpy(some, place, count * sizeof(Element));
     return load(some);
 }
 
 inline void store(float* place, Vector values) { std::memcpy(place, &values, sizeof values); }
-inline void store(float* place, Vector values, int64_t count) { std::memcpy(place, &values, count * sizeof(float)); }
+inline void store(float* place, Vector values, int64_t count) {
+    if (count >= LANES) store(place, values);
+    else std::memcpy(place, &values, count * sizeof(float));
+}
 
+// The upper half of the lanes is added to the lower one, until there is one left.
 inline float sum(Vector values) {
+#if defined(__AVX__)
+#if defined(__AVX512F__)
+    const __m512 whole = (__m512)values;
+    const __m256 upper = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(whole), 1));
+    const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(whole), upper);
+#else
+    const __m256 eight = (__m256)values;
+#endif
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+#else
     float parts[LANES];
     store(parts, values);
     for (int half = LANES / 2; half; half /= 2)
         for (int lane = 0; lane < half; lane++) parts[lane] += parts[lane + half];
     return parts[0];
+#endif
+}
+
+// Loaded once, and kept in a register: compilers like to load again for each use, and loads are what is scarce.
+inline Vector held(Vector values) {
+#if defined(__AVX__)
+    asm("" : "+x"(values));
+#elif defined(__ARM_NEON)
+    asm("" : "+w"(values));
+#endif
+    return values;
 }
 
 inline float largest(Vector values) {
