@@ -27,5 +27,9 @@ class Daybreak:
 
     def generate(self, prompts: Prompts, new: int) -> list[list[int]]:
         texts = [list(prompt) for prompt in prompts]
-        results = self._model.generate(texts, max_new_tokens=new, temperature=0, ignore_eos=True)
+        # Without guesses: random weights repeat themselves, and texts of theirs would be written too fast.
+        engine = self._model.engine(batch_size=len(texts), guesses=0)
+        results = self._model.generate(
+            texts, max_new_tokens=new, temperature=0, ignore_eos=True, engine=engine
+        )
         return [list(result.tokens) for result in results]
