@@ -152,7 +152,7 @@ def test_the_sanitizer_finds_nothing(tmp_path: Path) -> None:
     flags = [flag for flag in build.FLAGS if flag != "-O3"]
     sources = [str(Path(build.__file__).parent / name) for name in build.SOURCES]
     sanitizers = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    subprocess.run([compiler, *flags, *sanitizers, *sources, "-o", str(library)], check=True)
+    subprocess.run([compiler, *flags, "-shared", *sanitizers, *sources, "-o", str(library)], check=True)
     runtime = subprocess.run(
         [compiler, "-print-file-name=libasan.so"], check=True, capture_output=True, text=True
     ).stdout.strip()

@@ -30,6 +30,12 @@ def load(model: str, revision: str | None, dtype: str, device: str, bits: int | 
     """The model, with a word on the terminal while it is loaded."""
     tell(f"loading {model} ...")
     import daybreak
+    from daybreak.engine.kernels import build
+
+    if not build.ready():
+        tell("compiling the kernels for this processor, once ...")
+        build.library()
+        tell(f"loading {model} ...")
 
     loaded = daybreak.load(model, revision, dtype, device, bits)
     tell("")

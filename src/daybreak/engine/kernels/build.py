@@ -14,9 +14,11 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+HERE = Path(__file__).parent
 SOURCES = ("linear.cpp", "step.cpp")
 FLAGS = (
     "-O3",
@@ -47,7 +49,7 @@ def library() -> Library:
     """The kernels, built at the first call on this machine (some seconds) and found again later."""
     if os.environ.get(OFF) == "0":
         return Library(None, f"{OFF}=0 says so")
-    compiler = next((found for name in _names() if name and (found := shutil.which(name))), None)
+    compiler = _compiler()
     if compiler is None:
         return Library(None, "there is no C++ compiler (g++ or clang++) on this machine")
     try:
@@ -62,23 +64,54 @@ def _names() -> tuple[str | None, ...]:
     return (os.environ.get("CXX"), "g++", "clang++")
 
 
+def ready() -> bool:
+    """Is nothing left to be built?"""
+    compiler = _compiler()
+    return os.environ.get(OFF) == "0" or compiler is None or _file(compiler).exists()
+
+
+def _compiler() -> str | None:
+    return next((found for name in _names() if name and (found := shutil.which(name))), None)
+
+
 def _built(compiler: str) -> Path:
     """The library's file. It is written under another name first: several processes may build it at once."""
-    here = Path(__file__).parent
-    sources = [here / name for name in SOURCES]
-    digest = hashlib.sha256("\0".join((*_machine(), compiler, *FLAGS)).encode())
-    for source in (*sources, *sorted(here.glob("*.h"))):
-        digest.update(source.read_bytes())
-    folder = _cache()
-    file = folder / f"kernels-{digest.hexdigest()[:20]}.so"
+    file = _file(compiler)
     if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".building-") as name:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=file.parent, prefix=".building-") as name:
             unfinished = Path(name) / file.name
-            command = [compiler, *FLAGS, *map(str, sources), "-o", str(unfinished)]
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+            objects = [str(unfinished.with_suffix(f".{source}.o")) for source in SOURCES]
+            _run_all(
+                [compiler, *FLAGS, "-c", str(HERE / source), "-o", object_]
+                for source, object_ in zip(SOURCES, objects, strict=True)
+            )
+            _run_all([[compiler, *FLAGS, "-shared", *objects, "-o", str(unfinished)]])
             os.replace(unfinished, file)
     return file
+
+
+def _run_all(commands: Iterable[list[str]]) -> None:
+    """At the same time."""
+    running = [
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        for command in commands
+    ]
+    try:
+        told = [process.communicate(timeout=300)[1] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    for process, errors in zip(running, told, strict=True):
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, process.args, stderr=errors)
+
+
+def _file(compiler: str) -> Path:
+    digest = hashlib.sha256("\0".join((*_machine(), compiler, *FLAGS)).encode())
+    for source in (*(HERE / name for name in SOURCES), *sorted(HERE.glob("*.h"))):
+        digest.update(source.read_bytes())
+    return _cache() / f"kernels-{digest.hexdigest()[:20]}.so"
 
 
 def _cache() -> Path:
