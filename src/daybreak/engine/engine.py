@@ -73,7 +73,8 @@ class Engine:
         self._live = live_vocabulary(model)
         weights = str(model.decoder.tokens.weight.dtype).removeprefix("torch.")
         usual = "bfloat16" if weights in ("bfloat16", "float16") else "float32"
-        layout = PageLayout.of(model.architecture, self.settings.cache_dtype or usual)
+        stored = self.settings.cache_dtype or usual
+        layout = PageLayout.of(model.architecture, stored, model.decoder.part[1])
         self.pages = Pages(layout, self._limit(layout), self._device)
         self._step = stepper(model.decoder, self.pages)
         self._guesser: Guesser | None = None

@@ -41,8 +41,10 @@ class PageLayout:
     head_width: int
 
     @classmethod
-    def of(cls, architecture: Architecture, stored: str) -> PageLayout:
-        """Raises `DaybreakError` for an unknown kind of numbers."""
+    def of(cls, architecture: Architecture, stored: str, parts: int = 1) -> PageLayout:
+        """`parts`: with tensor parallelism each process has so many equal parts' share of the heads. Raises
+        `DaybreakError` for an unknown kind of numbers.
+        """
         if stored not in BYTES:
             raise DaybreakError(f"keys and values as {stored!r} are not supported; say {', '.join(BYTES)}")
         seen = [architecture.window(layer) for layer in range(architecture.layers)]
@@ -51,7 +53,7 @@ class PageLayout:
             stored,
             windows,
             tuple(map(windows.index, seen)),
-            architecture.key_heads or architecture.heads,
+            (architecture.key_heads or architecture.heads) // parts,
             architecture.head_width,
         )
 
