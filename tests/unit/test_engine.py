@@ -1,7 +1,8 @@
-"""The engine: what a text becomes does not depend on what else is written, nor on how much memory there is."""
+"""The engine: what a text becomes depends neither on what else is written nor on how much memory there is."""
 
 from __future__ import annotations
 
+import mmap
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -208,6 +209,26 @@ def test_a_text_that_can_never_fit_is_refused() -> None:
     engine = Engine(model, EngineSettings(cache_memory=100_000))
     with pytest.raises(DaybreakError, match=r"needs .* MiB for its keys and values"):
         generate(model, tokens_of(1, 200), max_new_tokens=40, engine=engine)
+    assert not engine.busy
+
+
+def test_memory_that_the_system_does_not_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Less address space than asked for serves as far as it reaches, and then there is an error."""
+    model = model_of("gpt2")
+    real, sizes = mmap.mmap, []
+
+    def little(place: int, size: int, **flags: Any) -> mmap.mmap:
+        sizes.append(size)
+        if size > 100_000:
+            raise OSError("no")
+        return real(place, size, **flags)
+
+    monkeypatch.setattr("daybreak.engine.pages.mmap.mmap", little)
+    engine = Engine(model)
+    assert len(sizes) > 5
+    assert len(outcome(engine, [text([1, 2], max_new_tokens=5)])[0].tokens) == 5
+    with pytest.raises(DaybreakError, match="no memory for the keys and values"):
+        outcome(engine, [text(tokens_of(1, 100), max_new_tokens=100)])
     assert not engine.busy
 
 

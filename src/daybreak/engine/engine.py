@@ -19,7 +19,7 @@ from daybreak.engine import logprobs
 from daybreak.engine.chooser import Chooser
 from daybreak.engine.continuation import Continuation
 from daybreak.engine.memory import available
-from daybreak.engine.pages import PAGE, PageLayout, Pages
+from daybreak.engine.pages import LAZY, PAGE, PageLayout, Pages
 from daybreak.engine.prompts import Model, live_vocabulary
 from daybreak.engine.running import Running
 from daybreak.engine.sampling import stream_key
@@ -134,6 +134,8 @@ class Engine:
         plan = self._plan()
         if plan:
             self._read(plan)
+        elif self.waiting and not self.running:
+            return [self._refused()]
         finished = [one for one in self.running if one.done]
         for one in finished:
             self._let_go(one)
@@ -179,7 +181,7 @@ class Engine:
         if self.settings.cache_memory is not None:
             return self.settings.cache_memory
         free = available(self._device) // 2
-        if self._device.type == "cpu":
+        if self._device.type == "cpu" and LAZY:
             return free  # taken from the system only as it is used
         longest = layout.bytes_for(2 * self._decoder.architecture.context, self.settings.chunk)
         return min(free, self.settings.batch_size * longest)
@@ -270,6 +272,15 @@ class Engine:
                 return
             one.accepted += 1
             one.note_read(1)
+
+    def _refused(self) -> Running:
+        """The first that waits: nobody holds anything, and it does not fit."""
+        one = self.waiting.popleft()
+        one.error = DaybreakError(
+            f"there is no memory for the keys and values of {len(one.tokens):,} tokens; set cache_memory, or "
+            "batch_size and chunk lower"
+        )
+        return one
 
     def _let_go(self, one: Running) -> None:
         one.table.release()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+import sys
 from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ from daybreak.errors import DaybreakError
 PAGE = 16
 """Places of a page; as in attention.h."""
 SYSTEM_PAGE = 4096
+LAZY = sys.platform == "linux"
+"""Memory that was given back is zeros when it is used again, and costs nothing until then."""
 BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 """Of a number of a key or value, by what they are kept as."""
 
@@ -83,17 +86,17 @@ class PageLayout:
 
 
 class _Pool:
-    """Memory of one group's pages: reserved at once, on the CPU taken from the system as it is used, zero at
-    first.
+    """Memory of one group's pages, zero at first. On Linux it is reserved at once and taken from the system
+    as it is used; `limit` may then be more than there is.
     """
 
     def __init__(self, size: int, limit: int, device: torch.device) -> None:
         self.size = size
         count = max(1, limit // size)
         self._memory: mmap.mmap | None = None
-        if device.type == "cpu" and hasattr(mmap, "MADV_DONTNEED"):
-            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
-            self._memory = mmap.mmap(-1, count * size, flags=flags)
+        if device.type == "cpu" and LAZY:
+            self._memory = _reserved(count * size, size)
+            count = len(self._memory) // size
             self.bytes = torch.frombuffer(self._memory, dtype=torch.uint8)  # [pages * size]
         else:
             self.bytes = torch.zeros(count * size, dtype=torch.uint8, device=device)
@@ -116,6 +119,18 @@ class _Pool:
         else:
             self.bytes[start : start + self.size] = 0
         self._free.append(address)
+
+
+def _reserved(wanted: int, least: int) -> mmap.mmap:
+    """As much address space as is to be had of what is `wanted`."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
+    while True:
+        try:
+            return mmap.mmap(-1, wanted, flags=flags)
+        except OSError:
+            if wanted <= least:
+                raise DaybreakError("there is no memory left for keys and values") from None
+            wanted = max(least, wanted // 2 // least * least)
 
 
 @dataclass(eq=False)
