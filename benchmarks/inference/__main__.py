@@ -15,18 +15,18 @@ import platform
 import re
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from benchmarks.inference import page, picture, table
 from benchmarks.inference.configurations import known, of_shape
-from benchmarks.inference.figures import Measured, Report
+from benchmarks.inference.figures import Report
 from benchmarks.inference.measure import Bench
-from benchmarks.inference.process import Failed
 from benchmarks.inference.roof import Roof
 from benchmarks.inference.rounds import Plan
-from benchmarks.inference.shapes import Shape, shapes
+from benchmarks.inference.shapes import shapes
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE, PICTURE = DOCS / "performance.md", DOCS / "inference.svg"
@@ -48,11 +48,11 @@ def main() -> None:
         found = Report.from_json(json.loads(options.read.read_text(encoding="utf-8")))
     else:
         found = measured(options)
+    print(json.dumps(found.to_json(), indent=1) if options.json else table.report(found), flush=True)
     if options.write:
         picture.draw(found, PICTURE)
         link = f"![Prefill and decoding of every shape and engine]({PICTURE.name})"
         page.write(PAGE, f"{table.report(found)}\n\n{link}")
-    print(json.dumps(found.to_json(), indent=1) if options.json else table.report(found))
 
 
 def measured(options: argparse.Namespace) -> Report:
@@ -65,23 +65,18 @@ def measured(options: argparse.Namespace) -> Report:
         now = time.monotonic()
         until = now + (end - now) * shape.cost / sum(costs)
         bench = Bench(plan, roof, options.folder, saying(shape.name))
-        report.shapes.append(one(shape, options.engines, bench, until))
+        report.shapes.append(bench.measure(shape, of_shape(shape, options.engines), until))
     return report
 
 
-def one(shape: Shape, engines: list[str], bench: Bench, until: float) -> Measured:
-    """A shape, or why there is nothing of it."""
-    try:
-        return bench.measure(shape, of_shape(shape, engines), until)
-    except Failed as problem:
-        return Measured(shape.name, shape.title, [], problem=str(problem))
-
-
-def saying(name: str) -> Any:
+def saying(name: str) -> Callable[[str], None]:
+    """Tells people who wait how far it is."""
     began = time.monotonic()
-    return lambda text: print(
-        f"{name} {time.monotonic() - began:6.0f} s  {text}", file=sys.stderr, flush=True
-    )
+
+    def say(text: str) -> None:
+        print(f"{name} {time.monotonic() - began:6.0f} s  {text}", file=sys.stderr, flush=True)
+
+    return say
 
 
 def machine() -> dict[str, Any]:
@@ -105,6 +100,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def threads_asked() -> int:
+    """OMP_NUM_THREADS, or as many as there are cores."""
+    return int(os.environ.get("OMP_NUM_THREADS") or cores())
+
+
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="make bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -113,23 +113,18 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--shapes", help=f"some of {', '.join(shapes())}, separated by commas")
     parser.add_argument("--engines", default="", help="such as daybreak,ctranslate2 or llama.cpp-q8_0")
     parser.add_argument("--minutes", type=float, default=20, help="about how long; more rounds fit into more")
-    parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", 0)))
+    parser.add_argument("--threads", type=int, default=threads_asked(), help="of every engine")
     parser.add_argument("--folder", type=Path, help="where up to 9 GB of weights are written for a while")
     parser.add_argument("--json", action="store_true", help="every sample, instead of the tables")
     parser.add_argument("--write", action="store_true", help=f"into docs/{PAGE.name} and docs/{PICTURE.name}")
-    parser.add_argument(
-        "--read", type=Path, help="the output of an earlier run with --json, nothing measured"
-    )
+    parser.add_argument("--read", type=Path, help="what a run with --json printed; nothing is measured")
     options = parser.parse_args()
     names = options.shapes.split(",") if options.shapes else list(shapes())
     options.engines = [name for name in options.engines.split(",") if name]
-    for name in (
-        *(each for each in names if each not in shapes()),
-        *(e for e in options.engines if not known(e)),
-    ):
+    wrong = [name for name in names if name not in shapes()]
+    for name in [*wrong, *(name for name in options.engines if not known(name))]:
         parser.error(f"{name!r} is not known here")
     options.shapes = [shapes()[name] for name in names]
-    options.threads = options.threads or cores()
     return options
 
 

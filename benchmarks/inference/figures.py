@@ -76,7 +76,7 @@ class Measured:
     """Bytes a second, measured in every round."""
     rounds: int = 0
     problem: str | None = None
-    """Why there is nothing."""
+    """Why there is nothing, or not all."""
 
     @property
     def keys(self) -> list[str]:

@@ -41,10 +41,20 @@ class Bench:
     say: Callable[[str], None]
 
     def measure(self, shape: Shape, chosen: list[Configuration], until: float) -> Measured:
-        """Until about `until` of time.monotonic. What fails stands in the records, with its reason."""
+        """Until about `until` of time.monotonic. What fails stands in what is returned, with its reason."""
         plan = self.plan if shape.cost < LARGE else self.plan.slower()
         records = [Record(one.key, one.title, one.exact) for one in chosen]
         found = Measured(shape.name, shape.title, records, list(plan.new))
+        try:
+            self._fill(found, shape, chosen, plan, until)
+        except Exception as problem:  # the other shapes are worth more than a clean end
+            found.problem = f"{type(problem).__name__}: {problem}"
+        return found
+
+    def _fill(
+        self, found: Measured, shape: Shape, chosen: list[Configuration], plan: Plan, until: float
+    ) -> None:
+        records = found.records
         with tempfile.TemporaryDirectory(prefix="bench-", dir=self.folder) as name:
             self.say("writing the weights in every format")
             told = prepared(shape, Path(name), chosen)
@@ -62,7 +72,6 @@ class Bench:
                     self.say(f"cold starts, {number + 2} of {plan.cold + 1}")
                     starts.and_end(records)
                 until -= time.monotonic() - began  # the next ones have to fit, too
-        return found
 
     def _rounds(self, rounds: Rounds, plan: Plan, found: Measured, folder: Path, until: float) -> None:
         if plan.warm:

@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from benchmarks.inference.configurations import Configuration
@@ -30,9 +31,8 @@ class Process:
     def __init__(self, one: Configuration, path: str, prompt: Sequence[int], threads: int) -> None:
         began = time.perf_counter()
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
-        command = [sys.executable, "-m", "benchmarks.inference.worker", one.engine, one.format, str(threads)]
         self._process = subprocess.Popen(
-            command,
+            self.command(one, threads),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -40,7 +40,8 @@ class Process:
             env={**os.environ, **OFFLINE, "OMP_NUM_THREADS": str(threads)},
         )
         self._answers: queue.Queue[str] = queue.Queue()
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
         self.memory = 0
         try:
             self.load = self.ask(load=path)["seconds"]
@@ -50,6 +51,10 @@ class Process:
             raise
         self.cold = time.perf_counter() - began
         """Seconds from nothing to the first token: the interpreter, the imports, the weights, the prompt."""
+
+    @staticmethod
+    def command(one: Configuration, threads: int) -> list[str]:
+        return [sys.executable, "-m", "benchmarks.inference.worker", one.engine, one.format, str(threads)]
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
@@ -68,6 +73,7 @@ class Process:
         except queue.Empty:
             raise Failed(f"no answer in {PATIENCE:.0f} s") from None
         if not line:
+            self._answers.put("")  # whoever asks again hears the same
             raise Failed(f"the process ended with {self._process.wait()}: {self._last_line()}")
         answer: dict[str, Any] = json.loads(line)
         if "problem" in answer:
@@ -83,9 +89,11 @@ class Process:
     def close(self) -> None:
         self._process.kill()
         self._process.wait()
+        self._listener.join()
         for stream in (self._process.stdin, self._process.stdout, self._log):
             if stream is not None:
-                stream.close()
+                with suppress(OSError):  # a request that the process did not live to read
+                    stream.close()
 
 
 def _short(text: str) -> str:

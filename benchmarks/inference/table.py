@@ -51,8 +51,8 @@ def _machine(found: Report) -> str:
 def shape(found: Measured) -> str:
     """A heading, the table, and what is to be said of it."""
     lines = [f"### {found.title}", ""]
-    if found.problem is not None:
-        return "\n".join([*lines, f"Nothing was measured: {found.problem}."])
+    if not any(record.samples for record in found.records):
+        return "\n".join([*lines, f"Nothing was measured: {found.problem or 'nobody can run it'}."])
     if found.roof is not None:
         roofs = _cell(middle([roof / 1e9 for roof in found.roofs]))
         new = ", ".join(map(str, found.new))
@@ -95,6 +95,8 @@ def number(value: float) -> str:
 
 def _notes(found: Measured) -> Iterator[str]:
     """What is missing, with its reason, and who writes other greedy tokens."""
+    if found.problem is not None:
+        yield f"- It ended early: {found.problem}."
     reasons: dict[str, list[str]] = {}
     for record in found.records:
         if record.problem is not None:

@@ -86,6 +86,13 @@ def test_a_shape_that_failed_as_a_whole_is_told() -> None:
     assert table.shape(lost) == "### GPT-2 small\n\nNothing was measured: the disk is full."
 
 
+def test_a_shape_that_ended_early_keeps_its_figures() -> None:
+    cut = measured()
+    cut.problem = "OSError: no space"
+    assert "- It ended early: OSError: no space." in table.shape(cut)
+    assert "| 80.0 50 % |" in table.shape(cut)
+
+
 def test_the_report_comes_back_from_json() -> None:
     told = report()
     assert Report.from_json(json.loads(json.dumps(told.to_json()))) == told
@@ -148,6 +155,16 @@ def test_gguf_files_hold_the_same_model(family: str, tmp_path: Path) -> None:
     assert gguf_file.bytes_read(tmp_path / "whole.gguf") > 5 * gguf_file.bytes_read(tmp_path / "short.gguf")
 
 
+DYING = """
+import sys
+for _ in range(2):
+    input()
+    print('{"seconds": 1.0, "memory": 1, "tokens": [[1]]}', flush=True)
+sys.exit(print("last words", file=sys.stderr) or 3)
+"""
+"""Answers to loading and the first token, then ends."""
+
+
 class Scripted:
     """A process that takes the time that is written down, and may fail."""
 
@@ -180,6 +197,16 @@ def test_a_round_takes_the_prompt_off_and_survives_who_fails() -> None:
     assert (records[1].problem, records[1].samples, broken.closed) == ("out of order", {}, True)
     flat = [tuple(text) for call in quick.seen for text in call]
     assert len({*flat}) == len(flat)  # nothing is asked twice
+
+
+def test_an_engine_whose_process_dies_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whenever it dies: before the first answer, and between two requests."""
+    monkeypatch.setattr(Process, "command", lambda *_: [sys.executable, "-c", DYING])
+    process = Process(Configuration("absent", "float32", 4), "nowhere", [1], 1)
+    for _ in range(3):
+        with pytest.raises(Failed, match="ended with 3: last words"):
+            process.ask(prompts=[[1] * 100_000], new=1)
+    process.close()
 
 
 def test_an_engine_that_cannot_start_is_a_reason() -> None:
