@@ -93,7 +93,7 @@ def close(found: Tensor, expected: Tensor, bound: float) -> None:
 
 
 @pytest.mark.parametrize("kind", STEPS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(any_architecture(), st.lists(st.integers(1, 45), min_size=1, max_size=4), st.integers(0, 2**20))
 def test_texts_read_in_parts_are_the_decoders(
     kind: type[Any], architecture: Architecture, lengths: list[int], seed: int
