@@ -21,6 +21,7 @@ NOT_RUN = {
     "daybreak pretrain": "needs a data set, and trains for minutes; tested with small ones",
     "daybreak runs runs": "needs runs; tested with small ones",
     "daybreak runs show": "needs runs; tested with small ones",
+    "daybreak describe pythia-12b --fits": "says what this machine has, as the doctor does; tested",
     "daybreak doctor": "says what this machine has, which differs from any other's; tested",
     "make bench-train": "measures for minutes, and needs a quiet machine",
     "daybreak tokenizer": "needs texts; tested with small ones",

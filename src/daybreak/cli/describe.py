@@ -11,11 +11,22 @@ from daybreak.cli import plain
 
 def describe(
     name: Annotated[str, typer.Argument(help="A model (bloom-7b1), a family (bloom) or a local folder.")],
+    fits: Annotated[
+        bool, typer.Option("--fits", help="Where it fits on this machine, and how fast it can be, instead.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")] = False,
 ) -> None:
-    """Tell a model's decisions in words, its exact parameters, its memory, its paper and its repository."""
+    """Tell a model's decisions in words, its exact parameters, its memory, its paper and its repository.
+
+    With --fits: bytes of weights and cache in every format, whether this machine has them, and how many
+    tokens a second the speed of its memory allows. That is measured, for about a second; nothing is
+    downloaded.
+    """
     from daybreak.compare import describe as logic
 
+    if fits:
+        _fits(name, as_json)
+        return
     told = logic.describe(name)
     if as_json:
         plain.print_json(told)
@@ -26,6 +37,17 @@ def describe(
         print(f"\n{room}")
         print(plain.columns([[line["title"], line["words"]] for line in lines], indent=2))
     print("\n" + (_sizes(told["family"]["sizes"]) if told["kind"] == "family" else _numbers(told)))
+
+
+def _fits(name: str, as_json: bool) -> None:
+    from daybreak.cli import describe_fits
+    from daybreak.compare.fits import fits
+
+    told = fits(name)
+    if as_json:
+        plain.print_json(told)
+    else:
+        print("\n".join(describe_fits.lines(told)))
 
 
 def _heading(told: dict[str, Any]) -> str:
