@@ -72,8 +72,8 @@ class CompiledStep:
         self._decoder = decoder
         layout, device = pages.layout, decoder.tokens.weight.device
         # Weights that do not fit are pages of files, which come and go; each layer's are asked for early.
-        streamed = weight_bytes(decoder) > available(device)
-        self._layers = CompiledLayers(decoder, layout.stored, layout.groups, streamed=streamed)
+        self.streamed = weight_bytes(decoder) > available(device)
+        self._layers = CompiledLayers(decoder, layout.stored, layout.groups, streamed=self.streamed)
         assert self._layers.layer_bytes == pages.layout.layer_bytes
         self._head = CompiledHead(decoder)
 
