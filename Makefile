@@ -17,7 +17,7 @@ INSTALL = $(BIN)/python $(PIP) --constraint constraints.txt $(TORCH)
 # One thread per test process: with as many processes as cores, more would only get into each other's way.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help setup demo test check bench bench-train clean
+.PHONY: help setup demo test test-all check bench bench-train clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -29,6 +29,9 @@ demo: $(VENV)/.runtime  ## train, score and sample a small model on this machine
 
 test: $(VENV)/.development  ## run all tests
 	$(ONE_THREAD) $(BIN)/python -m pytest -n $(CORES) -m "not slow"
+
+test-all: $(VENV)/.development  ## run all tests, those that take minutes among them
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(CORES)
 
 check: $(VENV)/.development  ## lint, format, types, tests
 	$(BIN)/ruff check .

@@ -32,7 +32,10 @@ def model(name: str, label: str, folder: Path) -> LanguageModel:
     return alone_model(name, alone(name)[label], folder)
 
 
-@pytest.mark.parametrize(("name", "label"), CASES)
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [case if case in FIRST else pytest.param(*case, marks=pytest.mark.slow) for case in CASES],
+)
 def test_no_more_is_lost_than_rounding_loses(name: str, label: str, tmp_path: Path) -> None:
     found = list(few_bits.compare(model(name, label, tmp_path), tmp_path, label, SEED))
     assert [one.scheme for one in found] == list(SCHEMES)

@@ -152,7 +152,7 @@ print(anonymous_peak(lambda: write(source, out)), anonymous_peak(lambda: library
 
 
 @LINUX
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("bits", [8, pytest.param(4, marks=pytest.mark.slow)])
 def test_peak_memory(bits: int, tmp_path: Path) -> None:
     """Beyond the imports, writing needs what becomes of the largest tensor and a little more, and loading
     almost nothing."""
