@@ -36,6 +36,8 @@ class Record:
     title: str
     exact: bool = False
     """In float32, so that greedy tokens can be compared."""
+    timed: bool = True
+    """Otherwise only tokens are compared."""
     read: int = 0
     """Bytes of weights that a step reads."""
     samples: dict[str, list[float]] = field(default_factory=dict)

@@ -43,7 +43,7 @@ class Bench:
     def measure(self, shape: Shape, chosen: list[Configuration], until: float) -> Measured:
         """Until about `until` of time.monotonic. What fails stands in what is returned, with its reason."""
         plan = self.plan if shape.cost < LARGE else self.plan.slower()
-        records = [Record(one.key, one.title, one.exact) for one in chosen]
+        records = [Record(one.key, one.title, one.exact, one.timed) for one in chosen]
         found = Measured(shape.name, shape.title, records, list(plan.new))
         try:
             self._fill(found, shape, chosen, plan, until)
@@ -74,6 +74,8 @@ class Bench:
                 until -= time.monotonic() - began  # the next ones have to fit, too
 
     def _rounds(self, rounds: Rounds, plan: Plan, found: Measured, folder: Path, until: float) -> None:
+        self.say("comparing")
+        rounds.compare()
         if plan.warm:
             self.say("warming up")
             rounds.warm_up()
@@ -127,13 +129,14 @@ class Starts:
         prompt = self.drawn.prompts(1, self._plan.prompt)[0]
         path, one = self._told[record.key]["path"], self._configurations[record.key]
         process = Process(one, path, prompt, self._plan.threads)
-        record.add(LOAD, process.load)
-        record.add(COLD, process.cold)
+        if record.timed:
+            record.add(LOAD, process.load)
+            record.add(COLD, process.cold)
         return Side(record, process)
 
     def and_end(self, records: list[Record]) -> None:
         for record in records:
-            if record.problem is None:
+            if record.problem is None and record.timed:
                 with noted(record):
                     self.one(record).process.close()
 
@@ -150,7 +153,8 @@ class Starts:
         finally:
             for side in sides:
                 side.process.close()
-                side.record.add(MEMORY, side.process.memory)
+                if side.record.timed:
+                    side.record.add(MEMORY, side.process.memory)
 
 
 def available_memory() -> int | None:

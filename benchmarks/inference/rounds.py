@@ -30,7 +30,7 @@ class Plan:
     that time would be the noise of what is left when it is taken off."""
     prefill: int = 512
     """Tokens of the long prompt."""
-    new: tuple[int, ...] = (64, 32, 32)
+    new: tuple[int, ...] = (64, 24, 16)
     """Tokens that are written after each prompt, for each of BATCHES."""
     warm: bool = True
     """Whether there is a round before the first that counts."""
@@ -41,7 +41,7 @@ class Plan:
 
     def slower(self) -> Plan:
         """For a large shape."""
-        return replace(self, new=tuple(max(2, new // 2) for new in self.new))
+        return replace(self, new=tuple(max(3, new // 3) for new in self.new))
 
     def length(self, batch: int) -> int:
         return self.prompt if batch == 1 else self.together
@@ -91,10 +91,23 @@ class Rounds:
     def __init__(self, sides: list[Side], plan: Plan, drawn: Drawn) -> None:
         self._sides, self._plan, self._drawn = sides, plan, drawn
 
+    def compare(self) -> None:
+        """Greedy tokens with those of daybreak in float32, or of whoever is exact without it. Who only takes
+        part in that is sent home."""
+        batch = BATCHES[-1]
+        found = self._answered(self._turn(batch, self._plan.length(batch), self._plan.new[-1]))
+        reference = min((record.place, answer.tokens) for record, answer in found)[1] if found else []
+        for record, answer in found:
+            record.same = leading(answer.tokens, reference)
+        for side in self._sides:
+            if not side.record.timed:
+                side.process.close()
+        self._sides = [side for side in self._sides if side.record.timed]
+
     def warm_up(self) -> None:
-        """The calls that will be measured, with fewer tokens: memory is taken, code compiled."""
+        """The other calls that will be measured, with fewer tokens: memory is taken, code compiled."""
         self._turn(1, self._plan.prefill, 1)
-        for batch in BATCHES:
+        for batch in BATCHES[:-1]:
             self._turn(batch, self._plan.length(batch), WARM)
 
     def one(self) -> None:
@@ -109,7 +122,6 @@ class Rounds:
             before = firsts if batch == 1 else self._turn(batch, length, 1)
             after = self._turn(batch, length, new)
             self._decoded(batch, new, before, after)
-        self._compare(after)
         self._sides.reverse()
 
     def _turn(self, batch: int, length: int, new: int) -> Answers:
@@ -136,11 +148,3 @@ class Rounds:
             seconds = answer.seconds - before[record.key].seconds
             if seconds > 0:  # else the machine was busy while the prompt was read
                 record.add(decode(batch), tokens / seconds)
-
-    def _compare(self, answers: Answers) -> None:
-        """Greedy tokens with those of daybreak in float32, or of whoever is exact without it; once."""
-        found = self._answered(answers)
-        reference = min((record.place, answer.tokens) for record, answer in found)[1] if found else []
-        for record, answer in found:
-            if record.same is None:
-                record.same = leading(answer.tokens, reference)

@@ -165,6 +165,17 @@ sys.exit(print("last words", file=sys.stderr) or 3)
 """Answers to loading and the first token, then ends."""
 
 
+def test_who_is_only_compared_is_sent_home() -> None:
+    record = Record("llama.cpp-f32", "llama.cpp F32", True, timed=False)
+    once = Scripted(1, 1)
+    rounds = Rounds([Side(record, once)], Plan(threads=1, new=(4, 3, 2)), Drawn(1000))  # type: ignore[arg-type]
+    rounds.compare()
+    rounds.one()
+    assert (record.same, record.samples, once.closed, len(once.seen)) == ([2] * 16, {}, True, 1)
+    assert [one.timed for one in of_shape(shapes()["gpt2"], ["llama.cpp"])] == [False, True, True]
+    assert all(one.timed for one in of_shape(shapes()["gpt2"], ["llama.cpp-f32"]))
+
+
 class Scripted:
     """A process that takes the time that is written down, and may fail."""
 
@@ -189,11 +200,13 @@ def test_a_round_takes_the_prompt_off_and_survives_who_fails() -> None:
     records = [Record("daybreak-float32", "daybreak", True), Record("transformers-float32", "other", True)]
     sides = [Side(record, one) for record, one in zip(records, (quick, broken), strict=True)]  # type: ignore[arg-type]
     plan = Plan(threads=1, prompt=5, together=3, prefill=8, new=(4, 3, 2))
-    Rounds(sides, plan, Drawn(1000)).one()
+    rounds = Rounds(sides, plan, Drawn(1000))
+    rounds.compare()
+    assert records[0].same == [2] * 16 and records[1].same is None
+    rounds.one()
     assert records[0].samples[FIRST] == [0.5] and records[0].samples[PREFILL] == [16.0]
     for batch in BATCHES:
         assert records[0].samples[decode(batch)] == [pytest.approx(batch / 0.25)]
-    assert records[0].same == [2] * 16
     assert (records[1].problem, records[1].samples, broken.closed) == ("out of order", {}, True)
     flat = [tuple(text) for call in quick.seen for text in call]
     assert len({*flat}) == len(flat)  # nothing is asked twice
