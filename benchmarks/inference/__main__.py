@@ -65,7 +65,12 @@ def measured(options: argparse.Namespace) -> Report:
         now = time.monotonic()
         until = now + (end - now) * shape.cost / sum(costs)
         bench = Bench(plan, roof, options.folder, saying(shape.name))
-        report.shapes.append(bench.measure(shape, of_shape(shape, options.engines), until))
+        try:
+            report.shapes.append(bench.measure(shape, of_shape(shape, options.engines), until))
+        except KeyboardInterrupt:  # what was measured is told, if anything was
+            if not report.shapes:
+                raise
+            break
     return report
 
 
