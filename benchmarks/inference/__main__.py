@@ -30,6 +30,8 @@ from benchmarks.inference.shapes import shapes
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE, PICTURE = DOCS / "performance.md", DOCS / "inference.svg"
+KEPT = DOCS.parent / "build" / "bench.json"
+"""Every sample so far, for `--read`, should a run not come to its end."""
 PACKAGES = ("daybreak", "torch", "transformers", "ctranslate2", "xllamacpp")
 QUICK: dict[str, Any] = {
     "prompt": 32,
@@ -71,6 +73,8 @@ def measured(options: argparse.Namespace) -> Report:
             if not report.shapes:
                 raise
             break
+        KEPT.parent.mkdir(exist_ok=True)
+        KEPT.write_text(json.dumps(report.to_json()), encoding="utf-8")
     return report
 
 
@@ -122,7 +126,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, help="where up to 9 GB of weights are written for a while")
     parser.add_argument("--json", action="store_true", help="every sample, instead of the tables")
     parser.add_argument("--write", action="store_true", help=f"into docs/{PAGE.name} and docs/{PICTURE.name}")
-    parser.add_argument("--read", type=Path, help="what a run with --json printed; nothing is measured")
+    parser.add_argument("--read", type=Path, help="measure nothing: build/bench.json, or what --json printed")
     options = parser.parse_args()
     names = options.shapes.split(",") if options.shapes else list(shapes())
     options.engines = [name for name in options.engines.split(",") if name]
