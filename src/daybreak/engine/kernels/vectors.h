@@ -100,7 +100,9 @@ inline float sum(Vector values) {
 
 // Loaded once, and kept in a register: compilers like to load again for each use, and loads are what is scarce.
 inline Vector held(Vector values) {
-#if defined(__AVX__)
+#if defined(__AVX512F__)
+    asm("" : "+v"(values));
+#elif defined(__AVX__)
     asm("" : "+x"(values));
 #elif defined(__ARM_NEON)
     asm("" : "+w"(values));
