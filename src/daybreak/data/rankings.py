@@ -1,0 +1,243 @@
+"""Answers that people have compared: files of rankings, of pairs, and of ratings.
+
+A row says what was asked (`prompt`: a text that the answer continues, or a list of messages), the answers,
+and how good each was found, in one of these forms:
+
+    {"prompt": ..., "answers": [...], "ranks": [1, 3, 2]}         the best has rank 1
+    {"prompt": ..., "answers": [...], "scores": [0.9, 0.1, 0.4]}  the best has the highest score
+    {"prompt": ..., "chosen": ..., "rejected": ...}               of two answers, the better one first
+    {"messages": [...], "answers": [...], "ratings": [5, null]}   what `append_rating` keeps; null: not rated
+
+Equal numbers are ties. A row may also have a `demonstration`, an answer as it should be. Answers may be lists
+of messages, as pairs on the hub often are: the last one is the answer, and those before it belong to the
+prompt.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from daybreak.data.rows import rows
+from daybreak.errors import DaybreakError
+from daybreak.text.chat import checked
+from daybreak.text.chat_template import Message
+
+Prompt = str | tuple[Message, ...]
+"""A text that is continued, or messages that are answered."""
+VALUES = ("ranks", "scores", "ratings")
+FORMS = "prompt with answers and ranks or scores, prompt with chosen and rejected, or messages with ratings"
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What was asked, and at least two answers of which at least two differ in value."""
+
+    prompt: Prompt
+    answers: tuple[str, ...]
+    values: tuple[float, ...]
+    """How good each answer was found: larger is better."""
+    demonstration: str | None = None
+    """An answer as it should be, by somebody who was asked to write one."""
+    where: str = ""
+    """File and row, for errors."""
+
+    @property
+    def order(self) -> list[int]:
+        """The answers' places, the best first; those of equal value as they came."""
+        return sorted(range(len(self.values)), key=lambda place: -self.values[place])
+
+    def pairs(self) -> Iterator[tuple[int, int]]:
+        """(better, worse) for every two answers that are no tie."""
+        for better, first in enumerate(self.values):
+            for worse, second in enumerate(self.values):
+                if first > second:
+                    yield better, worse
+
+
+def read_rankings(file: Path) -> list[Ranking]:
+    """The rankings in a file of JSON lines, CSV or parquet, in order. Raises `DaybreakError`, which names
+    file and row, for what is none."""
+    found = [ranking_of(row, where) for where, row in rows(file)]
+    if not found:
+        raise DaybreakError(f"{file} holds no rankings; give a file with rows of {FORMS}")
+    return found
+
+
+def ranking_of(row: Mapping[str, Any], where: str) -> Ranking:
+    """The ranking in a row; `where` names it in errors. Raises `DaybreakError` for what is none."""
+    if "chosen" in row or "rejected" in row:
+        prompt, answers, values = _pair(row, where)
+    else:
+        prompt, answers, values = _listed(row, where)
+    if len(answers) < 2:
+        raise DaybreakError(
+            f"{where} has {len(answers)} rated answer, and comparing takes two; add answers, or leave it out"
+        )
+    if len(set(values)) == 1:
+        raise DaybreakError(f"{where}: all {len(answers)} answers are ties, which says nothing; leave it out")
+    return Ranking(prompt, tuple(answers), tuple(values), _demonstration(row, where), where)
+
+
+def append_rating(
+    file: Path,
+    messages: Sequence[Message],
+    answers: Sequence[str],
+    ratings: Sequence[float | None],
+    **further: Any,
+) -> None:
+    """Add a line to a file of ratings: what was said, the answers given to it, and what they are worth
+    (larger is better; None: not rated); `further` keys are kept beside, such as the model's name.
+
+    The line is written at once or not at all, also where several processes write, and is on the disk when
+    this returns. Raises `DaybreakError` for what could not be read back, and where it cannot be written.
+    """
+    checked(messages)
+    given = [None if rating is None else float(rating) for rating in ratings]
+    if len(given) != len(answers) or not answers:
+        raise DaybreakError(f"there are {len(answers)} answers and {len(given)} ratings; give one for each")
+    if any(rating is not None and not math.isfinite(rating) for rating in given):
+        raise DaybreakError(f"the ratings are {list(ratings)}; give numbers, or None for an unrated answer")
+    row = {
+        "messages": [dict(message) for message in messages],
+        "answers": list(answers),
+        "ratings": given,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        **further,
+    }
+    _append(file, (json.dumps(row, ensure_ascii=False) + "\n").encode())
+
+
+def _append(file: Path, line: bytes) -> None:
+    """One call of write on a file opened to append, which the system does not interleave with others'."""
+    import fcntl
+
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("ab+", buffering=0) as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            size = handle.seek(0, os.SEEK_END)
+            if size:
+                handle.seek(size - 1)
+                # What a process left that was killed, or a full disk, must not spoil the next line as well.
+                line = line if handle.read(1) == b"\n" else b"\n" + line
+            if handle.write(line) != len(line):
+                handle.truncate(size)
+                raise DaybreakError(f"{file} cannot be written: the disk is full; make room")
+            os.fsync(handle.fileno())
+    except OSError as error:
+        raise DaybreakError(f"{file} cannot be written: {error.strerror or error}") from None
+
+
+# Rows ----------------------------------------------------------
+
+
+def _listed(row: Mapping[str, Any], where: str) -> tuple[Prompt, list[str], list[float]]:
+    prompt = _prompt(row.get("prompt", row.get("messages")), where)
+    if "answers" not in row:
+        raise _lacking(row, where)
+    answers, named = row["answers"], [name for name in VALUES if row.get(name) is not None]
+    if len(named) != 1:
+        said = " and ".join(named) or "none"
+        raise DaybreakError(f"{where} needs one of {', '.join(VALUES)} for its answers, and has {said}")
+    values = row[named[0]]
+    if not _is_list(answers) or not _is_list(values) or len(answers) != len(values):
+        raise DaybreakError(f"{where}: answers and {named[0]} must be lists of equal lengths")
+    kept = [
+        (_answer(answer, where), _number(value, named[0], where))
+        for answer, value in zip(answers, values, strict=True)
+        if named[0] != "ratings" or value is not None
+    ]
+    sign = -1.0 if named[0] == "ranks" else 1.0
+    return prompt, [answer for answer, _ in kept], [sign * value for _, value in kept]
+
+
+def _pair(row: Mapping[str, Any], where: str) -> tuple[Prompt, list[str], list[float]]:
+    both = [row.get("chosen"), row.get("rejected")]
+    if any(one is None for one in both):
+        raise _lacking(row, where)
+    if all(_is_list(one) and one for one in both):
+        talks = [_messages(one, where) for one in both]
+        if talks[0][:-1] != talks[1][:-1]:
+            raise DaybreakError(
+                f"{where}: chosen and rejected must be the same messages up to the last one, the answer"
+            )
+        before = _prompt(row["prompt"], where) if row.get("prompt") is not None else ()
+        if isinstance(before, str):
+            before = ({"role": "user", "content": before},)
+        shared = talks[0][:-1]
+        whole = shared if shared[: len(before)] == before else (*before, *shared)
+        return _prompt(list(whole), where), [_last(talk, where) for talk in talks], [1.0, 0.0]
+    if row.get("prompt") is None:
+        raise _lacking(row, where)
+    return _prompt(row["prompt"], where), [_answer(one, where) for one in both], [1.0, 0.0]
+
+
+def _prompt(given: Any, where: str) -> Prompt:
+    if isinstance(given, str):
+        if not given.strip():
+            raise DaybreakError(f"{where} has an empty prompt; say what was asked, or leave it out")
+        return given
+    if given is None:
+        raise DaybreakError(f"{where} has neither prompt nor messages; a row needs {FORMS}")
+    messages = _messages(given, where)
+    if messages[-1]["role"] == "assistant":
+        raise DaybreakError(f"{where}: the prompt ends with an answer; the last message must be a question")
+    if not any(message["content"].strip() for message in messages):
+        raise DaybreakError(f"{where} has an empty prompt; say what was asked, or leave it out")
+    return messages
+
+
+def _messages(given: Any, where: str) -> tuple[Message, ...]:
+    if not _is_list(given):
+        raise DaybreakError(f"{where} has {_shown(given)} where a text or a list of messages is expected")
+    try:
+        return tuple(checked(list(given)))
+    except DaybreakError as error:
+        raise DaybreakError(f"{where}: {error}") from None
+
+
+def _answer(given: Any, where: str) -> str:
+    if _is_list(given) and len(given) == 1:
+        return _last(_messages(given, where), where)
+    if not isinstance(given, str):
+        raise DaybreakError(f"{where} has {_shown(given)} as an answer; answers are texts")
+    if not given.strip():
+        raise DaybreakError(f"{where} has an empty answer; leave it out")
+    return given
+
+
+def _last(messages: Sequence[Message], where: str) -> str:
+    if messages[-1]["role"] != "assistant":
+        raise DaybreakError(f"{where}: the last message of an answer must be the assistant's")
+    return _answer(messages[-1]["content"], where)
+
+
+def _demonstration(row: Mapping[str, Any], where: str) -> str | None:
+    given = row.get("demonstration")
+    return None if given is None else _answer(given, where)
+
+
+def _number(given: Any, name: str, where: str) -> float:
+    if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
+        raise DaybreakError(f"{where} has {_shown(given)} among its {name}; give a number for every answer")
+    return float(given)
+
+
+def _lacking(row: Mapping[str, Any], where: str) -> DaybreakError:
+    return DaybreakError(f"{where} has the columns {', '.join(map(str, row)) or 'none'}; it needs {FORMS}")
+
+
+def _is_list(given: Any) -> bool:
+    return isinstance(given, Sequence) and not isinstance(given, str | bytes)
+
+
+def _shown(given: Any) -> str:
+    text = repr(given)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,90 @@
+"""The rows of a file of JSON lines, CSV or parquet, each with its name for errors."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from daybreak.errors import DaybreakError
+
+Row = dict[str, Any]
+
+
+def rows(file: Path) -> Iterator[tuple[str, Row]]:
+    """`("file: line 3", {...})` for every row, in order; empty lines are passed over.
+
+    The file's ending says what it holds: .jsonl (or .json), .csv or .parquet. Cells of CSV that begin as a
+    list of JSON are read as one. Raises `DaybreakError`, which names file and row, for what cannot be read.
+    """
+    reader = _READERS.get(file.suffix.lower())
+    if reader is None:
+        raise DaybreakError(f"{file} is of no known kind; its name must end in {', '.join(_READERS)}")
+    try:
+        yield from reader(file)
+    except OSError as error:
+        raise DaybreakError(f"{file} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise DaybreakError(f"{file} is no text in UTF-8 ({error.reason} at byte {error.start})") from None
+
+
+def _of_lines(file: Path) -> Iterator[tuple[str, Row]]:
+    with file.open(encoding="utf-8-sig") as handle:
+        for number, line in enumerate(handle, 1):
+            if not line.strip():
+                continue
+            where = f"{file}: line {number}"
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise DaybreakError(f"{where} is not JSON ({error}); correct it, or remove it") from None
+            if not isinstance(row, dict):
+                raise DaybreakError(f"{where} holds a {type(row).__name__}; a row is an object with keys")
+            yield where, row
+
+
+def _of_table(file: Path) -> Iterator[tuple[str, Row]]:
+    with file.open(encoding="utf-8-sig", newline="") as handle:
+        reader = csv.DictReader(io.StringIO(handle.read()), strict=True)
+        try:
+            for row in reader:
+                where = f"{file}: line {reader.line_num}"
+                if None in row or None in row.values():
+                    raise DaybreakError(f"{where} has another number of cells than the first line names")
+                yield where, {key: _cell(text) for key, text in row.items() if text != ""}
+        except csv.Error as error:
+            raise DaybreakError(f"{file}: line {reader.line_num} is not CSV: {error}") from None
+
+
+def _cell(text: str) -> Any:
+    if text.startswith("["):
+        with suppress(ValueError):
+            return json.loads(text)
+    return text
+
+
+def _of_parquet(file: Path) -> Iterator[tuple[str, Row]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(file) as opened:
+            number = 0
+            for batch in opened.iter_batches(256):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{file}: row {number}", row
+    except pyarrow.ArrowException as error:
+        raise DaybreakError(f"{file} is not parquet: {' '.join(str(error).split())}") from None
+
+
+_READERS: dict[str, Callable[[Path], Iterator[tuple[str, Row]]]] = {
+    ".jsonl": _of_lines,
+    ".json": _of_lines,
+    ".csv": _of_table,
+    ".parquet": _of_parquet,
+}
