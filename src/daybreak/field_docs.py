@@ -8,7 +8,15 @@ import textwrap
 
 
 def field_docs(settings: type) -> dict[str, str]:
-    """Field name -> the docstring under it, read from the class's source; fields without one are left out."""
+    """Field name -> the docstring under it, read from the source of the class and of those that it extends;
+    fields without one are left out."""
+    found: dict[str, str] = {}
+    for kind in reversed(settings.__mro__[:-1]):
+        found.update(_own(kind))
+    return found
+
+
+def _own(settings: type) -> dict[str, str]:
     tree = ast.parse(textwrap.dedent(inspect.getsource(settings))).body[0]
     assert isinstance(tree, ast.ClassDef)
     found = {}

@@ -37,18 +37,21 @@ class Sight:
         return cls(False, None if reading.sees_all(window) else reading.visible(window))
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, sight: Sight, scale: float) -> Tensor:
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, sight: Sight, scale: float, dropout: float = 0.0
+) -> Tensor:
     """Softmax attention, [batch, heads, length, head_width] for queries and result, [batch, key heads, keys,
     head_width] for keys and values; neighbouring heads share where there are fewer of keys.
 
-    Scores and softmax are float32 inside the kernel whatever the dtype.
+    Scores and softmax are float32 inside the kernel whatever the dtype. `dropout` is the share of the weights
+    that become zero, at random.
     """
     mask = sight.mask
     if mask is not None and mask.is_floating_point() and query.device.type != "cpu":
         mask = mask.to(query.dtype)  # kernels of accelerators want one dtype; the CPU's keep the bias exact
     shared = key.shape[1] != query.shape[1]
     return scaled_dot_product_attention(
-        query, key, value, mask, is_causal=sight.causal, scale=scale, enable_gqa=shared
+        query, key, value, mask, dropout, is_causal=sight.causal, scale=scale, enable_gqa=shared
     )
 
 
@@ -63,6 +66,8 @@ class Attention(nn.Module):
         self.value = nn.Linear(width, architecture.key_width, bias="qkv" in biases)
         self.out = nn.Linear(width, width, bias="out" in biases)
         self.layer = layer
+        self.dropout = 0.0
+        """Share of the weights that become zero while training; see `daybreak.model.dropout`."""
         self.heads = architecture.heads
         self.head_width = architecture.head_width
         self.rotary = architecture.positions if isinstance(architecture.positions, Rotary) else None
@@ -77,7 +82,8 @@ class Attention(nn.Module):
             query, key = rotate(query, turns, self.rotary), rotate(key, turns, self.rotary)
         if cache is not None:
             key, value = cache.extend(self.layer, key, value)
-        mixed = attend(query, key, value, sight, self.scale)  # [batch, heads, length, head_width]
+        dropout = self.dropout if self.training else 0.0
+        mixed = attend(query, key, value, sight, self.scale, dropout)  # [batch, heads, length, head_width]
         result: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return result
 

@@ -9,12 +9,13 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from daybreak import settings as reading
 from daybreak.errors import DaybreakError
 from daybreak.train.settings import Settings
 
+S = TypeVar("S")
 SETTINGS = "settings.yaml"
 CHECKPOINTS = "checkpoints"
 EXPORT = "model"
@@ -29,11 +30,16 @@ FIXED = (
 
 
 def stored(folder: Path) -> Settings | None:
-    """The settings that a run in `folder` was last started with; None: there is no run. Raises
-    `DaybreakError` for a folder that holds something else."""
+    """`stored_as` of a pretraining run."""
+    return stored_as(Settings, folder)
+
+
+def stored_as(kind: type[S], folder: Path) -> S | None:
+    """The settings, of class `kind`, that a run in `folder` was last started with; None: there is no run.
+    Raises `DaybreakError` for a folder that holds something else."""
     file = folder / SETTINGS
     if file.is_file():
-        return reading.build(Settings, reading.read_yaml(file), str(file))
+        return reading.build(kind, reading.read_yaml(file), str(file))
     if folder.exists() and (not folder.is_dir() or any(map(_is_others, folder.iterdir()))):
         raise DaybreakError(f"{folder} exists and is no run; give another folder with --out")
     return None
@@ -74,14 +80,18 @@ def settled(given: Settings, before: Settings | None, dtype_of: Callable[[], str
 
 
 def keep(folder: Path, settings: Settings, context: int) -> None:
-    """Write the settings file, with the `context` that was found, the old one or the new one at every
-    moment."""
+    """Write the settings file, with the `context` that was found."""
     settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, context=context))
+    write(folder, reading.to_yaml(settings))
+
+
+def write(folder: Path, text: str) -> None:
+    """Make `text` the settings file, which is the old one or the new one at every moment."""
     for left in folder.glob(f"{UNFINISHED}*"):
         left.unlink()
     unfinished = folder / f"{UNFINISHED}{os.getpid()}"
     with unfinished.open("w", encoding="utf-8") as file:
-        file.write(reading.to_yaml(settings))
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     os.replace(unfinished, folder / SETTINGS)

@@ -37,7 +37,7 @@ def tensors_of(
     all have to call it.
     """
     for optimizer in optimizers:
-        _complete(optimizer)
+        complete(optimizer)
     tensors: dict[str, Any] = {"model": get_model_state_dict(decoder)}
     if optimizers:
         tensors["optimizer"] = get_optimizer_state_dict(decoder, list(optimizers))
@@ -61,9 +61,10 @@ def put_back(
             average.copy_(tensors["ema"][name])
 
 
-def _complete(optimizer: Optimizer) -> None:
-    """Optimizers make a parameter's state when it first has a gradient; here what is missing is made at once,
-    as it would be then: all zeros, no step counted. Only so have a fresh and an old optimizer the same tree.
+def complete(optimizer: Optimizer) -> None:
+    """Give `optimizer` the state of all its parameters. Optimizers make it when a parameter first has a
+    gradient; here what is missing is made at once, as it would be then: all zeros, no step counted. Only so
+    have a fresh and an old optimizer the same tree.
     """
     parameters = [one for group in optimizer.param_groups for one in group["params"] if one.requires_grad]
     missing = [one for one in parameters if not optimizer.state.get(one)]
