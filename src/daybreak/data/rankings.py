@@ -24,6 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from daybreak.data.order import draw
 from daybreak.data.rows import rows
 from daybreak.errors import DaybreakError
 from daybreak.text.chat import checked
@@ -83,6 +84,30 @@ def ranking_of(row: Mapping[str, Any], where: str) -> Ranking:
     if len(set(values)) == 1:
         raise DaybreakError(f"{where}: all {len(answers)} answers are ties, which says nothing; leave it out")
     return Ranking(prompt, tuple(answers), tuple(values), _demonstration(row, where), where)
+
+
+def read_prompts(file: Path) -> list[tuple[str, Prompt]]:
+    """What is asked in each row of a file, with the row's name; rankings and bare prompts alike. Raises
+    `DaybreakError` for a row without."""
+    found = []
+    for where, row in rows(file):
+        if row.get("prompt", row.get("messages")) is None and "chosen" in row:
+            found.append((where, ranking_of(row, where).prompt))
+        else:
+            found.append((where, _prompt(row.get("prompt", row.get("messages")), where)))
+    if not found:
+        raise DaybreakError(f"{file} holds no prompts; give a file with rows of prompt or messages")
+    return found
+
+
+def held_out(rankings: Sequence[Ranking], share: float) -> tuple[list[Ranking], list[Ranking]]:
+    """The rankings in two: those to learn from, and about this share of them kept apart. What was asked
+    decides, so that no prompt stands on both sides, and the same prompts are apart in every run."""
+    sides: tuple[list[Ranking], list[Ranking]] = ([], [])
+    for ranking in rankings:
+        text = json.dumps(ranking.prompt, ensure_ascii=False, sort_keys=True)
+        sides[draw("held out", text) < share * 2**64].append(ranking)
+    return sides
 
 
 def append_rating(
