@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ from daybreak.model.attention import Attention, Sight
 from daybreak.model.cache import Cache, Past
 from daybreak.model.positions import Turns, alibi_slopes, rotary_turns
 from daybreak.model.reading import Reading
+
+if TYPE_CHECKING:
+    from daybreak.model.lora import Switch
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
@@ -113,6 +117,8 @@ class Decoder(nn.Module):
             self.final_norm = _norm(architecture)
         self.part = (0, 1)
         """Which part of each layer's heads is computed here, of how many equal ones (tensor parallelism)."""
+        self.switch: Switch | None = None
+        """Of its adapters, where it has any; see `daybreak.model.adapters`."""
         if architecture.tied:
             self.tied_head = Tied()
         else:
