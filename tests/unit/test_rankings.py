@@ -19,7 +19,6 @@ from daybreak.data.rankings import (
     append_rating,
     held_out,
     ranking_of,
-    read_prompts,
     read_rankings,
 )
 from daybreak.errors import DaybreakError
@@ -230,22 +229,6 @@ def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "r.jsonl").mkdir()
     with pytest.raises(DaybreakError, match=r"r.jsonl cannot be written: Is a directory"):
         append_rating(tmp_path / "r.jsonl", ASKED, ["a", "b"], [1, 0])
-
-
-def test_prompts_are_read_from_any_rows(tmp_path: Path) -> None:
-    file = lines(
-        tmp_path,
-        {"prompt": "1 + 1 ="},
-        {"messages": TALK},
-        GOOD,
-        {"chosen": [*TALK, said("good")], "rejected": [*TALK, said("bad")]},
-    )
-    found = [prompt for _, prompt in read_prompts(file)]
-    assert found == ["1 + 1 =", tuple(TALK), "1 + 1 =", tuple(TALK)]
-    with pytest.raises(DaybreakError, match="line 1 has neither prompt nor messages"):
-        read_prompts(lines(tmp_path, {"text": "x"}))
-    with pytest.raises(DaybreakError, match="holds no prompts"):
-        read_prompts(lines(tmp_path))
 
 
 def test_no_prompt_stands_on_both_sides() -> None:

@@ -86,20 +86,6 @@ def ranking_of(row: Mapping[str, Any], where: str) -> Ranking:
     return Ranking(prompt, tuple(answers), tuple(values), _demonstration(row, where), where)
 
 
-def read_prompts(file: Path) -> list[tuple[str, Prompt]]:
-    """What is asked in each row of a file, with the row's name; rankings and bare prompts alike. Raises
-    `DaybreakError` for a row without."""
-    found = []
-    for where, row in rows(file):
-        if row.get("prompt", row.get("messages")) is None and "chosen" in row:
-            found.append((where, ranking_of(row, where).prompt))
-        else:
-            found.append((where, _prompt(row.get("prompt", row.get("messages")), where)))
-    if not found:
-        raise DaybreakError(f"{file} holds no prompts; give a file with rows of prompt or messages")
-    return found
-
-
 def held_out(rankings: Sequence[Ranking], share: float) -> tuple[list[Ranking], list[Ranking]]:
     """The rankings in two: those to learn from, and about this share of them kept apart. What was asked
     decides, so that no prompt stands on both sides, and the same prompts are apart in every run."""
@@ -164,7 +150,7 @@ def _append(file: Path, line: bytes) -> None:
 
 
 def _listed(row: Mapping[str, Any], where: str) -> tuple[Prompt, list[str], list[float]]:
-    prompt = _prompt(row.get("prompt", row.get("messages")), where)
+    prompt = prompt_of(row.get("prompt", row.get("messages")), where)
     if "answers" not in row:
         raise _lacking(row, where)
     answers, named = row["answers"], [name for name in VALUES if row.get(name) is not None]
@@ -193,18 +179,20 @@ def _pair(row: Mapping[str, Any], where: str) -> tuple[Prompt, list[str], list[f
             raise DaybreakError(
                 f"{where}: chosen and rejected must be the same messages up to the last one, the answer"
             )
-        before = _prompt(row["prompt"], where) if row.get("prompt") is not None else ()
+        before = prompt_of(row["prompt"], where) if row.get("prompt") is not None else ()
         if isinstance(before, str):
             before = ({"role": "user", "content": before},)
         shared = talks[0][:-1]
         whole = shared if shared[: len(before)] == before else (*before, *shared)
-        return _prompt(list(whole), where), [_last(talk, where) for talk in talks], [1.0, 0.0]
+        return prompt_of(list(whole), where), [_last(talk, where) for talk in talks], [1.0, 0.0]
     if row.get("prompt") is None:
         raise _lacking(row, where)
-    return _prompt(row["prompt"], where), [_answer(one, where) for one in both], [1.0, 0.0]
+    return prompt_of(row["prompt"], where), [_answer(one, where) for one in both], [1.0, 0.0]
 
 
-def _prompt(given: Any, where: str) -> Prompt:
+def prompt_of(given: Any, where: str) -> Prompt:
+    """What a row asks, under `prompt` or `messages`. Raises `DaybreakError`, which names `where` it stands,
+    for what is none."""
     if isinstance(given, str):
         if not given.strip():
             raise DaybreakError(f"{where} has an empty prompt; say what was asked, or leave it out")
