@@ -42,6 +42,8 @@ class RewardModel:
     tokenizer: Tokenizer | None
     config: dict[str, Any] = field(default_factory=dict)
     """config.json of the model that it began as."""
+    generation: dict[str, Any] = field(default_factory=dict)
+    """Nothing: it writes no text."""
     shift: float = 0.0
     """Added to what the head says, so that demonstrations are worth 0 on average (InstructGPT, section 3.5).
     """
@@ -130,7 +132,7 @@ def load_reward_model(folder: Path | str, device: str = "cpu") -> RewardModel:
         parts = use.rule.layout.split(use.land(torch.float32, torch.device(device)), architecture)
         state.update(zip(use.rule.names, parts, strict=True))
     decoder.load_state_dict(state, assign=True)
-    return RewardModel(family, decoder.eval(), tokenizer, plain, float(config.get(SHIFT, 0.0)))
+    return RewardModel(family, decoder.eval(), tokenizer, plain, shift=float(config.get(SHIFT, 0.0)))
 
 
 def _with_score(family: Family) -> Family:

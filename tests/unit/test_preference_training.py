@@ -1,0 +1,295 @@
+"""Policies that learn from pairs: the reference, the losses on a model, the divergence, and runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as how
+from hypothesis import strategies as st
+
+import daybreak
+from daybreak import settings as reading
+from daybreak.align import sampling
+from daybreak.align.encoding import Answered, all_compared, log_probs
+from daybreak.align.preference_settings import KlSettings, PreferenceLoss, PreferenceSettings
+from daybreak.align.preference_training import (
+    Pair,
+    PreferenceJob,
+    _mismatched,
+    pairs_of,
+    referred,
+    train_preferences,
+)
+from daybreak.data.rankings import read_rankings
+from daybreak.engine.settings import Sampling
+from daybreak.errors import DaybreakError
+from daybreak.language_model import LanguageModel
+from daybreak.model.adapters import add_lora, disabled
+from daybreak.model.lora_settings import LoraSettings
+from daybreak.train.tuning import Scored
+from tests.reference import preferences as slow
+from tests.unit.test_chat import with_template
+from tests.unit.tiny_models import speaking
+from tests.unit.tiny_rankings import written
+from tests.unit.tiny_run import Silent, steps
+
+
+def louder(model: LanguageModel, factor: float = 3) -> LanguageModel:
+    """The draws of a fresh model are so small that it has no opinions."""
+    with torch.no_grad():
+        for one in model.decoder.parameters():
+            one.mul_(factor)
+    return model
+
+
+def pairs(folder: Path, count: int = 6) -> list[tuple[Answered, Answered]]:
+    texts, _ = all_compared(speaking(), read_rankings(written(folder / "r.jsonl", count, most=3)))
+    return pairs_of(texts)
+
+
+def job(
+    examples: Sequence[Pair], loss: PreferenceLoss | None = None, model: LanguageModel | None = None
+) -> PreferenceJob:
+    return PreferenceJob(
+        model or louder(speaking(seed=1)), None, examples, [], loss or PreferenceLoss(), KlSettings(0)
+    )
+
+
+def test_the_reference_reads_every_text_once(tmp_path: Path) -> None:
+    reference, both = louder(speaking()).decoder, pairs(tmp_path)
+    found = referred(reference, both)
+    for one, (chosen, rejected) in zip(found, both, strict=True):
+        assert (one.chosen.text, one.rejected.text, one.mismatched) == (chosen, rejected, None)
+        wanted = log_probs(reference, [chosen, rejected])
+        assert one.chosen.reference == pytest.approx(wanted[0].item(), abs=1e-4)
+        assert one.rejected.reference == pytest.approx(wanted[1].item(), abs=1e-4)
+
+
+LOSSES = [
+    PreferenceLoss("dpo", 0.3),
+    PreferenceLoss("dpo", 0.3, smoothing=0.2),
+    PreferenceLoss("hinge", 0.3),
+    PreferenceLoss("ipo", 0.3),
+    PreferenceLoss("kto", 0.3),
+]
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: f"{loss.name} {loss.smoothing}")
+def test_the_job_s_loss_is_the_formula(loss: PreferenceLoss, tmp_path: Path) -> None:
+    examples = referred(louder(speaking()).decoder, pairs(tmp_path), 0 if loss.name == "kto" else None)
+    own = job(examples, loss)
+    found = own.loss(examples)
+    ratios = []
+    for one in examples:
+        texts = [each for each in (one.chosen, one.rejected, one.mismatched) if each is not None]
+        now = log_probs(own.model.decoder, [each.text for each in texts]).tolist()
+        ratios.append([value - each.reference for value, each in zip(now, texts, strict=True)])
+    if loss.name == "kto":
+        mismatched = [each[2] for each in ratios]
+        every = [each[0] for each in ratios] + [each[1] for each in ratios]
+        liked = [True] * len(ratios) + [False] * len(ratios)
+        wanted = sum(slow.kto(every, liked, mismatched, 0.3)) / 2
+    elif loss.name == "ipo":
+        lengths = [(one.chosen.text.length, one.rejected.text.length) for one in examples]
+        wanted = sum(slow.ipo(a, b, 0.3, own) for (a, b), own in zip(ratios, lengths, strict=True))
+    elif loss.name == "hinge":
+        wanted = sum(slow.hinge(a, b, 0.3) for a, b in ratios)
+    else:
+        wanted = sum(slow.dpo(a, b, 0.3, loss.smoothing) for a, b in ratios)
+    assert found.loss.item() == pytest.approx(wanted, rel=1e-4) and found.count == len(examples)
+    accuracy = sum(each[0] > each[1] for each in ratios)
+    assert float(found.figures["accuracy"]) == accuracy
+    margin = sum(0.3 * (each[0] - each[1]) for each in ratios)
+    assert float(found.figures["margin"]) == pytest.approx(margin, rel=1e-3, abs=1e-3)
+    found.loss.backward()  # type: ignore[no-untyped-call]
+    assert own.model.decoder.tokens.weight.grad is not None
+
+
+def test_at_the_start_nothing_is_preferred(tmp_path: Path) -> None:
+    model = louder(speaking())
+    examples = referred(model.decoder, pairs(tmp_path))
+    found = job(examples, model=model).loss(examples)
+    assert found.loss.item() / found.count == pytest.approx(0.6931472, abs=1e-4)
+
+
+@how(max_examples=50, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.lists(st.integers(0, 2), min_size=1, max_size=3), st.integers(1, 5)),
+        min_size=1,
+        max_size=8,
+    ),
+    st.integers(0, 9),
+)
+def test_mismatched_answers_are_of_other_prompts(rows: list[tuple[list[int], int]], seed: int) -> None:
+    both = []
+    for number, (prompt, length) in enumerate(rows):
+        text = Answered((*prompt, *[100 + number] * length), len(prompt))
+        both.append((text, text))
+    prompts = {tuple(prompt) for prompt, _ in rows}
+    for (own, _), other in zip(both, _mismatched(both, seed, 6), strict=True):
+        assert other is not None and other.prompt == own.prompt and other.length >= 1
+        assert len(other.tokens) <= 6 and other.tokens[: other.prompt] == own.tokens[: own.prompt]
+        whose = rows[other.answer[0] - 100][0]
+        assert (tuple(whose) != own.tokens[: own.prompt]) == (len(prompts) > 1)
+
+
+def test_without_its_adapters_the_model_is_the_reference(tmp_path: Path) -> None:
+    model = louder(speaking())
+    examples = referred(model.decoder, pairs(tmp_path))
+    add_lora(model.decoder, LoraSettings(rank=2))
+    own = job(examples, model=model)
+    own.prompts = ["Write letters abc:"]
+    optimizer = torch.optim.SGD([one for one in model.decoder.parameters() if one.requires_grad], lr=0.5)
+    before = own.loss(examples)
+    assert before.loss.item() / before.count == pytest.approx(0.6931472, abs=1e-4)
+    for _ in range(5):
+        optimizer.zero_grad()
+        own.loss(examples).loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    assert own.loss(examples).loss < before.loss
+    with disabled(model.decoder):
+        again = own.loss(examples)
+    assert again.loss.item() == pytest.approx(before.loss.item(), rel=1e-5)
+    assert own._kl()["kl_k3"] > 0
+
+
+# What it writes -------------------------------------------------------------------------------------------
+
+
+def test_answers_are_written_with_the_model_s_log_probs() -> None:
+    model = louder(speaking(), 5)
+    prompts = ["ab", ({"role": "user", "content": "Hi"},), "abc"]
+    found = sampling.write(model, prompts, Sampling(max_new_tokens=6, temperature=1.0, n=2, seed=3))
+    assert [one.prompt for one in found] == [prompt for prompt in prompts for _ in range(2)]
+    for one in found:
+        wanted = log_probs(model.decoder, [one.text]).item()
+        assert sum(one.log_probs) == pytest.approx(wanted, abs=1e-3)
+        assert one.ended == (one.text.length < 6)
+    again = sampling.write(model, prompts[2:], Sampling(max_new_tokens=6, temperature=1.0, n=2, seed=3))
+    assert [one.text for one in again] == [one.text for one in found[4:]]
+    assert sampling.write(model, [], Sampling()) == []
+
+
+def test_the_divergence_is_the_mean_over_the_policy_s_own_answers() -> None:
+    policy, reference = louder(speaking(), 4), louder(speaking(seed=1), 4)
+    written_ = sampling.write(policy, ["ab", "cde"], Sampling(max_new_tokens=5, temperature=1.0, n=8, seed=0))
+    found = sampling.kl(written_, reference.decoder, batch=5)
+    texts = [one.text for one in written_]
+    ours, theirs = log_probs(policy.decoder, texts), log_probs(reference.decoder, texts)
+    assert found.k1 == pytest.approx((ours - theirs).mean().item(), abs=1e-3)
+    assert found.k3 > 0.1 and found.tokens == pytest.approx(sum(one.length for one in texts) / 16)
+    itself = sampling.kl(written_, policy.decoder)
+    assert abs(itself.k1) < 1e-4 and 0 <= itself.k3 < 1e-6
+
+
+def test_both_estimates_are_of_the_same_divergence() -> None:
+    """On one token everything can be summed: the estimates over many samples come near it."""
+    policy, reference = louder(speaking(), 6), louder(speaking(seed=1), 6)
+    written_ = sampling.write(policy, ["ab"], Sampling(max_new_tokens=1, temperature=1.0, n=600, seed=0))
+    ids = torch.tensor([written_[0].text.tokens[:2]])
+    ours, theirs = (model.logits(ids)[0, -1].double().log_softmax(-1) for model in (policy, reference))
+    exact = (ours.exp() * (ours - theirs)).sum().item()
+    found = sampling.kl(written_, reference.decoder)
+    assert exact > 0.1
+    assert found.k1 == pytest.approx(exact, rel=0.2) and found.k3 == pytest.approx(exact, rel=0.2)
+
+
+def test_a_template_s_mark_ends_an_answer() -> None:
+    model = with_template()
+    assert model.tokenizer is not None
+    end = model.tokenizer.specials["<|end|>"]
+    with torch.no_grad():
+        model.decoder.final_norm.bias.copy_(5000 * model.decoder.tokens.weight[end])  # type: ignore[union-attr]
+    asked = ({"role": "user", "content": "Hi"},)
+    found = sampling.write(model, [asked], Sampling(max_new_tokens=6, temperature=1.0, seed=0))[0]
+    assert (found.text.answer, found.words, found.ended) == ((end,), "", True)
+
+
+# Runs -----------------------------------------------------------------------------------------------------
+
+
+def settings(folder: Path, **tree: Any) -> PreferenceSettings:
+    if not (folder / "start").exists():
+        louder(speaking()).save(folder / "start")
+    base = {
+        "start": str(folder / "start"),
+        "data": {"rankings": str(written(folder / "r.jsonl", 40, most=3)), "share": 0.2},
+        "optimizer": {"lr": 3e-4},
+        "schedule": {"warmup": "2 steps"},
+        "batch": {"examples": 8, "micro": 4},
+        "kl": {"prompts": 3, "tokens": 5},
+        "epochs": 2,
+        "device": "cpu",
+    }
+    return reading.build(PreferenceSettings, reading.merged(base, tree))
+
+
+@pytest.mark.parametrize("loss", ["dpo", "ipo", "kto"])
+def test_a_run_learns_what_people_preferred(loss: str, tmp_path: Path) -> None:
+    given_ = settings(tmp_path, loss={"name": loss})
+    outcome = train_preferences(given_, tmp_path / "run", Silent())
+    assert outcome.run.ending == "finished"
+    told = steps(tmp_path / "run")
+    first, last = told[1], told[max(told)]
+    assert last["loss"] < first["loss"]
+    assert {"accuracy", "margin", "reward_chosen", "reward_rejected"} <= set(last)
+    assert outcome.run.scores["margin"] > 0 and outcome.run.scores["kl_k3"] >= 0
+    policy = daybreak.load(tmp_path / "run" / "model")
+    assert not torch.equal(policy.decoder.tokens.weight, daybreak.load(given_.start).decoder.tokens.weight)
+
+
+class Killed(BaseException):
+    """As if the process had ended."""
+
+
+def test_a_run_that_is_killed_ends_as_if_it_had_not_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_ = settings(tmp_path, loss={"name": "kto"}, checkpoints={"every": 3}, steps=8)
+    train_preferences(given_, tmp_path / "whole", Silent())
+    plain, left = PreferenceJob.loss, [11]
+
+    def killed(self: PreferenceJob, part: Sequence[Pair]) -> Scored:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+        return plain(self, part)
+
+    monkeypatch.setattr(PreferenceJob, "loss", killed)
+    with pytest.raises(Killed):
+        train_preferences(given_, tmp_path / "killed", Silent())
+    monkeypatch.setattr(PreferenceJob, "loss", plain)
+    train_preferences(given_, tmp_path / "killed", Silent())
+    assert steps(tmp_path / "killed") == steps(tmp_path / "whole")
+    one, other = (daybreak.load(tmp_path / name / "model").decoder for name in ("whole", "killed"))
+    for first, second in zip(one.parameters(), other.parameters(), strict=True):
+        assert torch.equal(first, second)
+
+
+def test_settings_that_make_no_sense_are_refused() -> None:
+    for tree, told in (
+        ({"beta": 0.0}, "loss.beta is 0.0"),
+        ({"smoothing": 0.5}, "loss.smoothing is 0.5"),
+        ({"name": "ipo", "smoothing": 0.1}, "loss.smoothing is dpo's"),
+    ):
+        with pytest.raises(DaybreakError, match=told):
+            reading.build(PreferenceSettings, {"loss": tree})
+    with pytest.raises(DaybreakError, match=r"data.share is 1.0"):
+        reading.build(PreferenceSettings, {"data": {"share": 1.0}})
+
+
+def test_the_defaults_are_the_authors_() -> None:
+    given_ = PreferenceSettings()
+    assert (given_.optimizer.name, given_.optimizer.lr, given_.optimizer.clip) == ("rmsprop", 5e-7, 10)
+    assert (given_.schedule.name, given_.schedule.warmup, given_.batch.examples) == (
+        "constant",
+        "150 steps",
+        64,
+    )
+    assert (given_.loss.beta, given_.epochs) == (0.1, 1)
