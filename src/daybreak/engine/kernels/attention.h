@@ -73,42 +73,81 @@ inline void keep(const Heads& heads, char* page, int64_t slot, const float* keys
 template <class Number>
 constexpr bool SCALED = sizeof(Number) == 1;
 
-// Products of Q queries with the 16 keys of a page: [Q, PAGE], `row` apart in `scores`.
-template <class Number, int Q>
-inline void products(const float* const* queries, const Number* keys, const float* scales, int64_t width, float factor,
+template <int Q>
+constexpr int SIDE_BY_SIDE = std::max(1, (Q == 1 ? 4 : 2) / REGISTERS);  // pages: enough sums that none waits for another
+
+// The pages of a text, as one layer and head sees them.
+template <class Number>
+struct PagesOfHead {
+    const int64_t* addresses;  // by place / PAGE
+    int64_t offset, of_numbers, of_scales;
+
+    const Number* numbers(int64_t page) const {
+        return reinterpret_cast<const Number*>(addresses[page] + offset) + of_numbers;
+    }
+    const float* scales(int64_t page) const {
+        return reinterpret_cast<const float*>(addresses[page] + offset + of_scales);
+    }
+};
+
+// Products of Q queries with the 16 keys of each of P pages from `page` on: [Q, P * PAGE], `row` apart in `scores`.
+template <class Number, int Q, int P>
+inline void products(const float* const* queries, const PagesOfHead<Number>& keys, int64_t page, int64_t width, float factor,
                      float* scores, int64_t row) {
-    Vector own[Q][REGISTERS] = {};
+    Vector own[Q][P][REGISTERS] = {};
+    const Number* numbers[P];
+    for (int p = 0; p < P; p++) numbers[p] = keys.numbers(page + p);
     for (int64_t d = 0; d < width; d++) {
-        Vector key[REGISTERS];
-        for (int part = 0; part < REGISTERS; part++) key[part] = load(keys + d * PAGE + part * LANES);
-        for (int q = 0; q < Q; q++)
-            for (int part = 0; part < REGISTERS; part++) own[q][part] = fused(key[part], all(queries[q][d]), own[q][part]);
+        Vector key[P][REGISTERS];
+#pragma GCC unroll 8
+        for (int p = 0; p < P; p++)
+#pragma GCC unroll 4
+            for (int part = 0; part < REGISTERS; part++) key[p][part] = held(load(numbers[p] + d * PAGE + part * LANES));
+#pragma GCC unroll 8
+        for (int q = 0; q < Q; q++) {
+            const Vector query = all(queries[q][d]);
+#pragma GCC unroll 8
+            for (int p = 0; p < P; p++)
+#pragma GCC unroll 4
+                for (int part = 0; part < REGISTERS; part++)
+                    own[q][p][part] = fused(key[p][part], query, own[q][p][part]);
+        }
     }
     for (int q = 0; q < Q; q++)
-        for (int part = 0; part < REGISTERS; part++) {
-            Vector found = own[q][part] * factor;
-            if (SCALED<Number>) found *= load(scales + part * LANES);
-            store(scores + q * row + part * LANES, found);
-        }
+        for (int p = 0; p < P; p++)
+            for (int part = 0; part < REGISTERS; part++) {
+                Vector found = own[q][p][part] * factor;
+                if (SCALED<Number>) found *= load(keys.scales(page + p) + part * LANES);
+                store(scores + q * row + p * PAGE + part * LANES, found);
+            }
 }
 
-// Add values of a page, weighted, to Q results; `weights` [Q, PAGE], `row` apart.
+// Values from place `first` up to `last`, weighted and added up in this order, for V registers of the width from `d` on
+// (or `count` numbers of one): Q results. `weights` [Q, places], `row` apart, begin at place `from`.
 template <class Number, int Q, int V>
-inline void weighted(const float* weights, int64_t row, const Number* values, const float* scales, int64_t first, int64_t last,
-                     int64_t width, int64_t d, float* const* results, int64_t count) {
-    Vector own[Q][V];
-    for (int q = 0; q < Q; q++)
-        for (int v = 0; v < V; v++)
-            own[q][v] = count < LANES ? load(results[q] + d, count) : load(results[q] + d + v * LANES);
-    for (int64_t j = first; j < last; j++) {
-        Vector value[V];
-        for (int v = 0; v < V; v++) {
-            const Number* place = values + j * width + d + v * LANES;
-            value[v] = count < LANES ? load(place, count) : load(place);
-            if (SCALED<Number>) value[v] *= scales[j];
+inline void weighted(const float* weights, int64_t row, int64_t from, const PagesOfHead<Number>& values, int64_t first,
+                     int64_t last, int64_t width, int64_t d, float* const* results, int64_t count) {
+    Vector own[Q][V] = {};
+    for (int64_t page = first / PAGE; page * PAGE < last; page++) {
+        const int64_t begin = std::max(first, page * PAGE), end = std::min(last, page * PAGE + PAGE);
+        const Number* numbers = values.numbers(page) + d - page * PAGE * width;
+        const float* scales = values.scales(page) - page * PAGE;
+        for (int64_t j = begin; j < end; j++) {
+            Vector value[V];
+#pragma GCC unroll 8
+            for (int v = 0; v < V; v++) {
+                const Number* place = numbers + j * width + v * LANES;
+                value[v] = count < LANES ? load(place, count) : load(place);
+                if (SCALED<Number>) value[v] *= scales[j];
+                value[v] = held(value[v]);
+            }
+#pragma GCC unroll 8
+            for (int q = 0; q < Q; q++) {
+                const Vector weight = all(weights[q * row + j - from]);
+#pragma GCC unroll 8
+                for (int v = 0; v < V; v++) own[q][v] = fused(value[v], weight, own[q][v]);
+            }
         }
-        for (int q = 0; q < Q; q++)
-            for (int v = 0; v < V; v++) own[q][v] = fused(value[v], all(weights[q * row + j]), own[q][v]);
     }
     for (int q = 0; q < Q; q++)
         for (int v = 0; v < V; v++)
@@ -143,11 +182,16 @@ void attend(const Heads& heads, int64_t head, const Query* asked, const float* c
     const int64_t from = first / PAGE * PAGE, row = (last - from + PAGE - 1) / PAGE * PAGE;
     const int64_t key_head = head / (heads.heads / heads.key_heads), width = heads.width;
     const int64_t of_head = key_head * width * PAGE, of_scales = 2 * heads.numbers() * sizeof(Number);
-    for (int64_t at = 0; at < row; at += PAGE) {
-        const char* page = reinterpret_cast<const char*>(pages[(from + at) / PAGE]) + offset;
-        const float* scales = reinterpret_cast<const float*>(page + of_scales) + key_head * PAGE;
-        products<Number, Q>(queries, reinterpret_cast<const Number*>(page) + of_head, scales, width, factor, scores + at, row);
-    }
+    const int64_t before = key_head * PAGE * sizeof(float), half = heads.key_heads * PAGE * sizeof(float);
+    const PagesOfHead<Number> keys{pages, offset, of_head, of_scales + before};
+    const PagesOfHead<Number> values{pages, offset, heads.numbers() + of_head, of_scales + half + before};
+    constexpr int P = SIDE_BY_SIDE<Q>, HALF = std::max(1, P / 2);
+    int64_t at = 0;
+    for (; at + P * PAGE <= row; at += P * PAGE)
+        products<Number, Q, P>(queries, keys, (from + at) / PAGE, width, factor, scores + at, row);
+    for (; at + HALF * PAGE <= row; at += HALF * PAGE)
+        products<Number, Q, HALF>(queries, keys, (from + at) / PAGE, width, factor, scores + at, row);
+    if (at < row) products<Number, Q, 1>(queries, keys, (from + at) / PAGE, width, factor, scores + at, row);
     float totals[Q];
     for (int q = 0; q < Q; q++) {
         float* own = scores + q * row;
@@ -156,21 +200,14 @@ void attend(const Heads& heads, int64_t head, const Query* asked, const float* c
         std::fill(own, own + (asked[q].first - from), -std::numeric_limits<float>::infinity());
         std::fill(own + (asked[q].last - from), own + row, -std::numeric_limits<float>::infinity());
         totals[q] = soften(own, row);
-        std::fill(results[q], results[q] + width, 0.0f);
     }
-    for (int64_t at = 0; at < row; at += PAGE) {
-        const char* page = reinterpret_cast<const char*>(pages[(from + at) / PAGE]) + offset;
-        const Number* values = reinterpret_cast<const Number*>(page) + heads.numbers() + of_head;
-        const float* scales = reinterpret_cast<const float*>(page + of_scales) + (heads.key_heads + key_head) * PAGE;
-        const int64_t begin = std::max<int64_t>(0, first - from - at), end = std::min<int64_t>(PAGE, last - from - at);
-        constexpr int V = Q == 1 ? 4 : 2;
-        int64_t d = 0;
-        for (; d + V * LANES <= width; d += V * LANES)
-            weighted<Number, Q, V>(scores + at, row, values, scales, begin, end, width, d, results, LANES);
-        for (; d + LANES <= width; d += LANES)
-            weighted<Number, Q, 1>(scores + at, row, values, scales, begin, end, width, d, results, LANES);
-        if (d < width) weighted<Number, Q, 1>(scores + at, row, values, scales, begin, end, width, d, results, width - d);
-    }
+    constexpr int V = 4;
+    int64_t d = 0;
+    for (; d + V * LANES <= width; d += V * LANES)
+        weighted<Number, Q, V>(scores, row, from, values, first, last, width, d, results, LANES);
+    for (; d + LANES <= width; d += LANES)
+        weighted<Number, Q, 1>(scores, row, from, values, first, last, width, d, results, LANES);
+    if (d < width) weighted<Number, Q, 1>(scores, row, from, values, first, last, width, d, results, width - d);
     for (int q = 0; q < Q; q++)
         for (int64_t d = 0; d < width; d++) results[q][d] /= totals[q];
 }

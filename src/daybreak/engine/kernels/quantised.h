@@ -29,14 +29,13 @@ namespace daybreak {
 
 constexpr int ROWS = 16;  // of a block
 constexpr int FOUR = 4;   // inputs that stand together
-constexpr int AHEAD = 1024;  // bytes of weights that are asked for early where few tokens wait for the memory
-constexpr int FEW = 2;
+constexpr int64_t AHEAD = 1024;  // bytes of weights that are asked for early, where they come out of the memory
 constexpr int64_t NEAR = 192 << 10;  // bytes of tokens that are read again for each block: they stay in a near cache
 
 constexpr int PARTS = ROWS / LANES;  // registers that hold a number for each row
 
 // `Sums`: 16 sums of products, one for each row, and `part` of them. `Four`: 4 inputs of 16 rows, ready to be multiplied.
-// OFFSET: what was subtracted from the weights before they were multiplied.
+// OFFSET: what was subtracted from the weights before they were multiplied. `begin_at`: all sums at a number.
 
 #if defined(__AVX512VNNI__)
 
@@ -52,17 +51,15 @@ inline void nibbles(const uint8_t* weights, Four& low, Four& high) {
     low.all = _mm512_and_si512(bytes, mask);
     high.all = _mm512_and_si512(_mm512_srli_epi16(bytes, 4), mask);
 }
-inline __m512i broadcast(const int8_t* inputs) {
-    int32_t four;
-    std::memcpy(&four, inputs, 4);
-    return _mm512_set1_epi32(four);
-}
+inline Sums begin_at(int32_t number) { return {_mm512_set1_epi32(number)}; }
+// Of the intrinsic for this, GCC 12 makes copies of the sums and keeps some of them on the stack: half the speed.
 inline void add_8(Sums& sums, const Four& weights, const int8_t* inputs) {
-    sums.all = _mm512_dpbusd_epi32(sums.all, weights.all, broadcast(inputs));
+    const auto& four = *reinterpret_cast<const int8_t(*)[FOUR]>(inputs);
+    asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sums.all) : "v"(weights.all), "m"(four));
 }
 inline void add_4(Sums& sums, const Four& low, const Four& high, const int8_t* inputs) {
-    sums.all = _mm512_dpbusd_epi32(sums.all, low.all, broadcast(inputs));
-    sums.all = _mm512_dpbusd_epi32(sums.all, high.all, broadcast(inputs + FOUR));
+    add_8(sums, low, inputs);
+    add_8(sums, high, inputs + FOUR);
 }
 inline Whole part(const Sums& sums, int) { return (Whole)sums.all; }
 
@@ -73,6 +70,8 @@ constexpr int TOKENS = 4;
 constexpr int OFFSET_8 = 128, OFFSET_4 = 0;
 struct Sums { __m256i low = _mm256_setzero_si256(), high = _mm256_setzero_si256(); };
 struct Four { __m256i low, high, low_sizes, high_sizes; };
+
+inline Sums begin_at(int32_t number) { return {_mm256_set1_epi32(number), _mm256_set1_epi32(number)}; }
 
 inline __m256i load(const uint8_t* place) { return _mm256_loadu_si256((const __m256i*)place); }
 inline Four eights(const uint8_t* weights) {
@@ -115,6 +114,11 @@ constexpr int OFFSET_8 = 128, OFFSET_4 = 0;
 struct Sums { int32x4_t all[4] = {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)}; };
 struct Four { int8x16_t all[4]; };
 
+inline Sums begin_at(int32_t number) {
+    const int32x4_t four = vdupq_n_s32(number);
+    return {{four, four, four, four}};
+}
+
 inline Four eights(const uint8_t* weights) {
     Four four;
     for (int part = 0; part < 4; part++)
@@ -147,6 +151,12 @@ constexpr int TOKENS = 4;
 constexpr int OFFSET_8 = 0, OFFSET_4 = 0;
 struct Sums { int32_t all[ROWS] = {}; };
 struct Four { uint8_t all[ROWS * FOUR]; };
+
+inline Sums begin_at(int32_t number) {
+    Sums sums;
+    std::fill(sums.all, sums.all + ROWS, number);
+    return sums;
+}
 
 inline Four eights(const uint8_t* weights) {
     Four four;
@@ -210,8 +220,7 @@ inline void round_group(const float* inputs, int64_t count, int64_t group, int8_
         std::memcpy(numbers + i, &bytes, LANES);
         sums += rounded;
     }
-    total = 0;
-    for (int lane = 0; lane < LANES; lane++) total += sums[lane];
+    total = sum(sums);
 }
 
 inline void round_token(const float* inputs, int64_t token, Rounded& rounded) {
@@ -223,9 +232,9 @@ inline void round_token(const float* inputs, int64_t token, Rounded& rounded) {
     }
 }
 
-// One block of rows for T tokens, from `token` on.
+// One block of rows for T tokens, from `token` on; the weights `ahead` bytes further are asked for on the way.
 template <int T, int BITS>
-void block_of(const Matrix& matrix, int64_t block, const Rounded& rounded, int64_t token, float* results) {
+void block_of(const Matrix& matrix, int64_t block, const Rounded& rounded, int64_t token, int64_t ahead, float* results) {
     const int64_t groups = rounded.groups, group = rounded.group, padded = groups * group;
     const int64_t scale_rows = matrix.per_row ? 1 : groups;
     const uint8_t* weights = static_cast<const uint8_t*>(matrix.weights) + block * (ROWS * padded * BITS / 8);
@@ -234,34 +243,40 @@ void block_of(const Matrix& matrix, int64_t block, const Rounded& rounded, int64
     const int8_t* numbers = rounded.numbers.data() + token * padded;
     const float* scales = rounded.scales.data() + token * groups;
     const int32_t* sums = rounded.sums.data() + token * groups;
-    constexpr int offset = BITS == 8 ? OFFSET_8 : OFFSET_4;
+    // What stands for 0 is taken off with the sum of the inputs: before, as a whole number, where it is one for all.
+    constexpr int offset = BITS == 8 ? OFFSET_8 : OFFSET_4, middle = (BITS == 8 ? 128 : 8) - offset;
     Vector found[T][PARTS] = {};
     for (int64_t g = 0; g < groups; g++) {
         Sums all[T];
         const int8_t* inputs = numbers + g * group;
+        for (int t = 0; t < T; t++) all[t] = begin_at(own_zeros ? 0 : -middle * sums[t * groups + g]);
         if (BITS == 8) {
+#pragma GCC unroll 4
             for (int64_t i = 0; i < group; i += FOUR, weights += ROWS * FOUR) {
-                if (T <= FEW) __builtin_prefetch(weights + AHEAD);
+                __builtin_prefetch(weights + ahead, 0, 2);
                 const Four four = eights(weights);
+#pragma GCC unroll 8
                 for (int t = 0; t < T; t++) add_8(all[t], four, inputs + t * padded + i);
             }
         } else {
+#pragma GCC unroll 2
             for (int64_t i = 0; i < group; i += 2 * FOUR, weights += ROWS * FOUR) {
                 Four low, high;
-                if (T <= FEW) __builtin_prefetch(weights + AHEAD);
+                __builtin_prefetch(weights + ahead, 0, 2);
                 nibbles(weights, low, high);
+#pragma GCC unroll 8
                 for (int t = 0; t < T; t++) add_4(all[t], low, high, inputs + t * padded + i);
             }
         }
-        const int64_t place = (matrix.per_row ? 0 : g) * ROWS;
+        const int64_t place = matrix.per_row ? 0 : g * ROWS;
         for (int p = 0; p < PARTS; p++) {
             const Vector step = load(own_scales + place + p * LANES);
-            Vector zero = daybreak::all(BITS == 8 ? 128.0f - offset : 8.0f - offset);
-            if (own_zeros) zero = load(own_zeros + place + p * LANES) - (float)offset;
+            const Vector zero = own_zeros ? load(own_zeros + place + p * LANES) - (float)offset : Vector{};
             for (int t = 0; t < T; t++) {
-                const Vector products = __builtin_convertvector(part(all[t], p), Vector);
-                const Vector exact = products - zero * (float)sums[t * groups + g];
-                found[t][p] = fused(exact, step * scales[t * groups + g], found[t][p]);
+                Vector exact = __builtin_convertvector(part(all[t], p), Vector);
+                const Vector scale = daybreak::all(scales[t * groups + g]);
+                if (own_zeros) exact -= zero * (float)sums[t * groups + g];
+                found[t][p] = fused(exact, matrix.per_row ? scale : step * scale, found[t][p]);
             }
         }
     }
@@ -272,7 +287,8 @@ void block_of(const Matrix& matrix, int64_t block, const Rounded& rounded, int64
             const int64_t left = rows - p * LANES;
             if (left <= 0) break;
             const Vector bias = matrix.bias ? load(matrix.bias + first + p * LANES, left) : Vector{};
-            store(own + p * LANES, found[t][p] + bias, left);
+            const Vector scaled = matrix.per_row ? found[t][p] * load(own_scales + p * LANES) : found[t][p];
+            store(own + p * LANES, scaled + bias, left);
         }
     }
 }
@@ -283,13 +299,19 @@ void multiply_quantised(const Matrix& matrix, const Rounded& rounded, int64_t to
     const int64_t blocks = (matrix.outputs + ROWS - 1) / ROWS, padded = rounded.groups * rounded.group;
     const int64_t stretch = std::max<int64_t>(TOKENS, NEAR / padded / TOKENS * TOKENS);
     for (int64_t begin = 0; begin < tokens; begin += stretch) {
-        const int64_t end = std::min(tokens, begin + stretch);
+        const int64_t end = std::min(tokens, begin + stretch), bytes = ROWS * padded * BITS / 8;
 #pragma omp for schedule(static) nowait
         for (int64_t block = 0; block < blocks; block++) {
+            // The first tokens find the weights in memory; while the last ones are multiplied, the next block comes.
+            const auto ahead = [&](int64_t token, int64_t count) {
+                return token > begin && token + count == end ? bytes : AHEAD;
+            };
             int64_t token = begin;
-            for (; token + TOKENS <= end; token += TOKENS) block_of<TOKENS, BITS>(matrix, block, rounded, token, results);
-            for (; token + 2 <= end; token += 2) block_of<2, BITS>(matrix, block, rounded, token, results);
-            for (; token < end; token++) block_of<1, BITS>(matrix, block, rounded, token, results);
+            for (; token + TOKENS <= end; token += TOKENS)
+                block_of<TOKENS, BITS>(matrix, block, rounded, token, ahead(token, TOKENS), results);
+            for (; token + 2 <= end; token += 2)
+                block_of<2, BITS>(matrix, block, rounded, token, ahead(token, 2), results);
+            for (; token < end; token++) block_of<1, BITS>(matrix, block, rounded, token, ahead(token, 1), results);
         }
     }
 }

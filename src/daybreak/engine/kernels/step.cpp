@@ -112,7 +112,7 @@ Vector activated(int64_t activation, Vector x) {
     switch (activation) {
         case GELU: return 0.5f * x * (1.0f + error_function(x * 0.70710678118654752f));
         case GELU_TANH:
-            return 0.5f * x * (1.0f + hyperbolic_tangent(0.79788456080286536f * (x + 0.044715f * x * x * x)));
+            return x / (1.0f + exponential(-2.0f * 0.79788456080286536f * (x + 0.044715f * x * x * x)));
         case RELU: return x < 0.0f ? Vector{} : x;
         default: return x / (1.0f + exponential(-x));
     }
@@ -156,7 +156,9 @@ void attend_tile(const Model& model, const Block& block, const Tokens& tokens, c
 
 void attention(const Model& model, const Block& block, const Tokens& tokens, Room& room, std::vector<float>& scores) {
     const int64_t heads = model.heads.heads, parts = (int64_t)room.tiles.size() * heads;
-#pragma omp for schedule(dynamic, 1)
+    // Heads of one text one after another, as they lie, but enough to share.
+    const int64_t together = std::max<int64_t>(1, std::min(heads, parts / (4 * omp_get_num_threads())));
+#pragma omp for schedule(dynamic, together)
     for (int64_t part = 0; part < parts; part++) {
         const Tile& tile = room.tiles[part / heads];
         const int64_t head = part % heads;

@@ -38,7 +38,8 @@ inline Vector fused(Vector one, Vector other, Vector sum) {
 #endif
 }
 
-inline Vector all(float value) { return Vector{} + value; }
+// (0 is subtracted: to add it would change -0, so that compilers would do it.)
+inline Vector all(float value) { return value - Vector{}; }
 
 inline Vector load(const float* place) {
     Vector found;
@@ -58,7 +59,7 @@ inline Vector load(const int8_t* place) {
     typedef int8_t Bytes __attribute__((vector_size(LANES)));
     Bytes bytes;
     std::memcpy(&bytes, place, sizeof bytes);
-    return __builtin_convertvector(bytes, Vector);
+    return __builtin_convertvector(__builtin_convertvector(bytes, Whole), Vector);
 }
 
 // The first `count` of them, and zeros.
@@ -111,9 +112,23 @@ inline Vector held(Vector values) {
 }
 
 inline float largest(Vector values) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_ps((__m512)values);
+#else
     float found = values[0];
     for (int lane = 1; lane < LANES; lane++) found = values[lane] > found ? values[lane] : found;
     return found;
+#endif
+}
+
+inline int32_t sum(Whole values) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_epi32((__m512i)values);
+#else
+    int32_t found = 0;
+    for (int lane = 0; lane < LANES; lane++) found += values[lane];
+    return found;
+#endif
 }
 
 inline Vector larger(Vector one, Vector other) { return one > other ? one : other; }
@@ -141,8 +156,6 @@ inline Vector exponential(Vector x) {
     const Vector found = p * (Vector)power;
     return x < -87.0f ? all(0.0f) : (x != x ? x : found);
 }
-
-inline Vector hyperbolic_tangent(Vector x) { return 1.0f - 2.0f / (exponential(2.0f * x) + 1.0f); }
 
 // Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26: off by 1.5e-7 at most.
 inline Vector error_function(Vector x) {
