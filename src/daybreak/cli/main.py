@@ -34,6 +34,7 @@ COMMANDS = {
     "data": "from text to token shards: build them, look at them, published mixtures, what a step read",
     "tokenizer": "train tokenizers, and compare them",
     "pretrain": "train a model of any family on token shards, from scratch or from a checkpoint",
+    "align": "teach a model what people want: demonstrations, rewards, preferences",
     "runs": "training runs: a list, or one run's curves",
     "doctor": "what a training run needs, and whether this machine has it",
 }
@@ -45,6 +46,9 @@ GROUPS: dict[str, dict[str, str]] = {
         "stats": "tokens by source, language and length; duplicates; bytes per token",
         "mix": "a published mixture as a recipe to fill in",
         "replay": "the documents that a run read at a step",
+    },
+    "align": {
+        "sft": "learn answers from demonstrations",
     },
     "tokenizer": {
         "train": "learn a tokenizer from texts",

@@ -18,8 +18,8 @@ Row = dict[str, Any]
 def rows(file: Path) -> Iterator[tuple[str, Row]]:
     """`("file: line 3", {...})` for every row, in order; empty lines are passed over.
 
-    The file's ending says what it holds: .jsonl (or .json), .csv or .parquet. Cells of CSV that begin as a
-    list of JSON are read as one. Raises `DaybreakError`, which names file and row, for what cannot be read.
+    The file's ending says what it holds: .jsonl, .json (lines, or one list of objects), .csv or .parquet.
+    Cells of CSV that begin as a list of JSON are read as one. Raises `DaybreakError`, which names file and row, for what cannot be read.
     """
     reader = _READERS.get(file.suffix.lower())
     if reader is None:
@@ -45,6 +45,24 @@ def _of_lines(file: Path) -> Iterator[tuple[str, Row]]:
             if not isinstance(row, dict):
                 raise DaybreakError(f"{where} holds a {type(row).__name__}; a row is an object with keys")
             yield where, row
+
+
+def _of_json(file: Path) -> Iterator[tuple[str, Row]]:
+    """One list of objects, or as many lines."""
+    text = file.read_text(encoding="utf-8-sig")
+    if not text.lstrip().startswith("["):
+        yield from _of_lines(file)
+        return
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise DaybreakError(f"{file} is not JSON ({error}); correct it") from None
+    for number, row in enumerate(found, 1):
+        if not isinstance(row, dict):
+            raise DaybreakError(
+                f"{file}: row {number} holds a {type(row).__name__}; a row is an object with keys"
+            )
+        yield f"{file}: row {number}", row
 
 
 def _of_table(file: Path) -> Iterator[tuple[str, Row]]:
@@ -84,7 +102,7 @@ def _of_parquet(file: Path) -> Iterator[tuple[str, Row]]:
 
 _READERS: dict[str, Callable[[Path], Iterator[tuple[str, Row]]]] = {
     ".jsonl": _of_lines,
-    ".json": _of_lines,
+    ".json": _of_json,
     ".csv": _of_table,
     ".parquet": _of_parquet,
 }

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.distributed.tensor import DTensor
+from torch.nn import functional
 
 from daybreak.model.decoder import Decoder
 from daybreak.objectives.batch import UNSCORED, Batch, token_losses
@@ -37,6 +38,24 @@ def loss_sum(decoder: Decoder, batch: Batch) -> Tensor:
     bias = None if decoder.architecture.tied else decoder.head.bias
     total: Tensor = _head(hidden, matrix, bias, batch.targets.reshape(-1))
     return total
+
+
+def scored_loss_sum(decoder: Decoder, batch: Batch) -> Tensor:
+    """The same, for batches of which few places have a target, as answers behind long prompts: the others are
+    not brought before the head. Also for a head that is frozen or has adapters."""
+    scored = batch.targets != UNSCORED
+    hidden, wanted = decoder(batch.reading)[scored], batch.targets[scored]  # [predicted, width]
+    tied = decoder.architecture.tied
+    matrix = decoder.tokens.weight if tied else decoder.head.weight
+    if matrix.device.type == "cpu" and matrix.requires_grad and len(wanted):
+        total: Tensor = _head(hidden, matrix, None if tied else decoder.head.bias, wanted)
+        return total
+    losses = [hidden.new_zeros((), dtype=torch.float32)]
+    for first in range(0, len(wanted), ROWS):
+        rows = slice(first, first + ROWS)
+        logits = decoder.unembed(hidden[rows]).float()  # [rows, vocabulary]
+        losses.append(functional.cross_entropy(logits, wanted[rows], reduction="sum"))
+    return torch.stack(losses).sum()
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]

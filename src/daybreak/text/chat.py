@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -132,6 +133,12 @@ def _is_sign(text: str) -> bool:
 
 def _probe(source: str, tokens: Mapping[str, str]) -> str:
     """What the template writes in a conversation of everybody, or of those whom it lets speak."""
+    return _probed(source, tuple(tokens.items()))
+
+
+@functools.lru_cache(maxsize=4)
+def _probed(source: str, variables: tuple[tuple[str, str], ...]) -> str:
+    tokens = dict(variables)
     talk = [{"role": role, "content": "x"} for role in (*ROLES_OF_MESSAGES, "user")]
     for messages in (talk, talk[1:]):
         with suppress(DaybreakError):

@@ -80,15 +80,15 @@ class Job(ABC, Generic[E]):
         self.modules, self.examples, self.held_out = modules, examples, held_out
 
     @abstractmethod
-    def loss(self, part: Sequence[E]) -> Scored:
-        """What these examples cost, on the device of the modules."""
+    def loss(self, part: Any) -> Scored:
+        """What a part of a step costs, on the device of the modules; `part` is what `parts` gives."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Write what a user leaves with: an ordinary model folder."""
 
-    def parts(self, examples: Sequence[E], micro: int) -> Iterable[Sequence[E]]:
-        """A step's examples in parts that are read at once."""
+    def parts(self, examples: Sequence[E], micro: int) -> Iterable[Any]:
+        """A step's examples in parts that are read at once: here lists of at most `micro` of them."""
         return (examples[first : first + micro] for first in range(0, len(examples), micro))
 
     def score(self, micro: int) -> dict[str, float]:

@@ -1,0 +1,1 @@
+"""No command here: `daybreak align` is a group."""

@@ -1,0 +1,85 @@
+"""What the commands that tune a model share: their settings, the run, and its last words."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from daybreak.cli import plain
+
+if TYPE_CHECKING:
+    from daybreak.train.tuning import Job
+    from daybreak.train.tuning_run import TuningOutcome
+    from daybreak.train.tuning_settings import TuningSettings
+
+SIGNALLED = 128
+"""A process that a signal ended has this status, and the signal's number added."""
+
+
+def given(tree: dict[str, Any], data: Path | None) -> dict[str, Any]:
+    """Arguments of a command as a tree of settings; those that were not given are left out."""
+    found = {name: value for name, value in tree.items() if value is not None}
+    return found if data is None else {**found, "data": {"file": str(data.absolute())}}
+
+
+def check(start: str, out: Path | None, dry_run: bool = False) -> None:
+    """Is there a model, and a folder?"""
+    if not start:
+        raise typer.BadParameter("name the model to start from")
+    if out is None and not dry_run:
+        raise typer.BadParameter("give a folder for the run: --out runs/first")
+
+
+def print_config(settings: TuningSettings, as_json: bool) -> int:
+    """All settings with their explanations."""
+    from daybreak import settings as reading
+
+    if as_json:
+        plain.print_json(reading.to_tree(settings))
+    else:
+        print(reading.to_yaml(settings), end="")
+    return 0
+
+
+def run(job: Job[Any], settings: TuningSettings, out: Path, as_json: bool, then: str) -> int:
+    """Tune, and say what came of it; `then` is a command to try with the exported folder."""
+    from daybreak.cli.training_screen import TrainingScreen
+    from daybreak.train.tuning_run import tune
+
+    with TrainingScreen() as screen:
+        outcome = tune(job, settings, out, screen)
+    _print(outcome, as_json, then)
+    return 0 if outcome.ending == "finished" else SIGNALLED + (outcome.signal or signal.SIGTERM)
+
+
+def _print(outcome: TuningOutcome, as_json: bool, then: str) -> None:
+    if as_json:
+        plain.print_json(facts(outcome))
+        return
+    if outcome.ending == "stopped":
+        print(
+            f"{outcome.folder}: stopped at step {outcome.step:,} of {outcome.steps:,}, with a checkpoint; "
+            "the same command goes on"
+        )
+        return
+    told = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in outcome.scores.items())
+    best = f" (the weights of step {outcome.best_step:,})" if outcome.best_step is not None else ""
+    print(f"{outcome.folder}: {outcome.steps:,} steps done" + (f"; held out: {told}{best}" if told else ""))
+    print(f"try: {then.format(outcome.exported)}")
+
+
+def facts(outcome: TuningOutcome) -> dict[str, Any]:
+    """For --json."""
+    return {
+        "folder": str(outcome.folder),
+        "ending": outcome.ending,
+        "step": outcome.step,
+        "steps": outcome.steps,
+        "loss": outcome.loss,
+        "held_out": outcome.scores,
+        "best_step": outcome.best_step,
+        "model": None if outcome.exported is None else str(outcome.exported),
+    }
