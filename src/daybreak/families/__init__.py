@@ -53,8 +53,8 @@ def by_name(name: str) -> Family:
     key = name.lower().replace("-", "_")
     if key in RECURRENT:
         raise DaybreakError(
-            f"{key} is an LSTM, and this is for transformers; `daybreak {key} --help` trains and uses it, and "
-            "daybreak.create and daybreak.load make and open its models"
+            f"{key} is an LSTM, and this is for transformers; `daybreak {key} --help` has its commands, "
+            "and daybreak.create and daybreak.load make and open its models"
         )
     if key not in NAMES:
         raise DaybreakError(f"no family {name!r}{nearest(key, NAMES)}; there are {', '.join(NAMES)}")

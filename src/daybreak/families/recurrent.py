@@ -1,4 +1,4 @@
-"""What the page of a recurrent family says: models without attention, which carry a state from token to token.
+"""What the page of a recurrent family says: no attention, but a state that is carried from token to token.
 
 They stand beside the one decoder. `Architecture` describes transformers and has no word for an LSTM; an
 LSTM's few decisions have a description of their own here.
@@ -109,9 +109,11 @@ class RecurrentFamily:
     rules: tuple[Rule, ...]
     """Names in the file and in the model, `{i}` for the layer."""
     twins: Mapping[str, str]
-    """Names in published files of tensors that are there twice -> the name under which they are read."""
+    """Names in files of tensors that are there twice -> the name under which they are read."""
+    stale: tuple[str, ...]
+    """Names in older files of what was left of a step's dropout; passed over, never written."""
     shells: Mapping[str, str]
-    """How names may begin in files of a part (an encoder alone) or of more (a classifier) -> as in `rules`."""
+    """How names begin in files of a part (an encoder alone) or of more (a classifier) -> as in `rules`."""
     specials: tuple[str, ...]
     """The vocabulary's first words, which no text spells."""
     unknown: str

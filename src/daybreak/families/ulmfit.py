@@ -14,8 +14,8 @@ SPECIALS = ("xxunk", "xxpad", "xxbos", "xxeos", "xxfld", "xxrep", "xxwrep", "xxu
 """fastai's, in its order: unknown word, padding, start of a text, end, field, a character or a word repeated,
 the next word in capitals, the next word with one capital."""
 
-# The names that fastai gives to a language model. It stores the embedding three times and the state's
-# weights twice (once as dropped last); the trained ones are the `_raw`.
+# The names that fastai gives to a language model. It stores the embedding three times, and older versions the
+# state's weights twice, once as the last step had dropped them; the trained ones are the `_raw`.
 RULES = (
     Rule("0.encoder.weight", "tokens.weight"),
     Rule("0.rnns.{i}.module.weight_ih_l0", "layers.{i}.input_weight"),
@@ -26,7 +26,6 @@ RULES = (
 )
 TWINS = {
     "0.encoder_dp.emb.weight": "0.encoder.weight",
-    "0.rnns.{i}.module.weight_hh_l0": "0.rnns.{i}.weight_hh_l0_raw",
     "1.decoder.weight": "0.encoder.weight",
 }
 
@@ -50,6 +49,7 @@ FAMILY = RecurrentFamily(
     },
     rules=RULES,
     twins=TWINS,
+    stale=("0.rnns.{i}.module.weight_hh_l0",),
     # A classifier wraps its encoder for long texts; an encoder may be saved alone.
     shells={
         "0.module.": "0.",
