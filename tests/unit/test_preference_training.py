@@ -21,9 +21,9 @@ from daybreak.align.preference_training import (
     Pair,
     PreferenceJob,
     _mismatched,
+    job_of,
     pairs_of,
     referred,
-    train_preferences,
 )
 from daybreak.data.rankings import read_rankings
 from daybreak.engine.settings import Sampling
@@ -32,6 +32,7 @@ from daybreak.language_model import LanguageModel
 from daybreak.model.adapters import add_lora, disabled
 from daybreak.model.lora_settings import LoraSettings
 from daybreak.train.tuning import Scored
+from daybreak.train.tuning_run import TuningOutcome, tune
 from tests.reference import preferences as slow
 from tests.unit.test_chat import with_template
 from tests.unit.tiny_models import speaking
@@ -219,7 +220,7 @@ def settings(folder: Path, **tree: Any) -> PreferenceSettings:
         louder(speaking()).save(folder / "start")
     base = {
         "start": str(folder / "start"),
-        "data": {"rankings": str(written(folder / "r.jsonl", 40, most=3)), "share": 0.2},
+        "data": {"file": str(written(folder / "r.jsonl", 40, most=3)), "held_out": 0.2},
         "optimizer": {"lr": 3e-4},
         "schedule": {"warmup": "2 steps"},
         "batch": {"examples": 8, "micro": 4},
@@ -230,16 +231,21 @@ def settings(folder: Path, **tree: Any) -> PreferenceSettings:
     return reading.build(PreferenceSettings, reading.merged(base, tree))
 
 
+def trained(given_: PreferenceSettings, folder: Path) -> TuningOutcome:
+    own = job_of(daybreak.load(given_.start), daybreak.load(given_.start), given_)
+    return tune(own, given_, folder, Silent())
+
+
 @pytest.mark.parametrize("loss", ["dpo", "ipo", "kto"])
 def test_a_run_learns_what_people_preferred(loss: str, tmp_path: Path) -> None:
     given_ = settings(tmp_path, loss={"name": loss})
-    outcome = train_preferences(given_, tmp_path / "run", Silent())
-    assert outcome.run.ending == "finished"
+    outcome = trained(given_, tmp_path / "run")
+    assert outcome.ending == "finished"
     told = steps(tmp_path / "run")
     first, last = told[1], told[max(told)]
     assert last["loss"] < first["loss"]
     assert {"accuracy", "margin", "reward_chosen", "reward_rejected"} <= set(last)
-    assert outcome.run.scores["margin"] > 0 and outcome.run.scores["kl_k3"] >= 0
+    assert outcome.scores["margin"] > 0 and outcome.scores["kl_k3"] >= 0
     policy = daybreak.load(tmp_path / "run" / "model")
     assert not torch.equal(policy.decoder.tokens.weight, daybreak.load(given_.start).decoder.tokens.weight)
 
@@ -252,7 +258,7 @@ def test_a_run_that_is_killed_ends_as_if_it_had_not_been(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given_ = settings(tmp_path, loss={"name": "kto"}, checkpoints={"every": 3}, steps=8)
-    train_preferences(given_, tmp_path / "whole", Silent())
+    trained(given_, tmp_path / "whole")
     plain, left = PreferenceJob.loss, [11]
 
     def killed(self: PreferenceJob, part: Sequence[Pair]) -> Scored:
@@ -263,9 +269,9 @@ def test_a_run_that_is_killed_ends_as_if_it_had_not_been(
 
     monkeypatch.setattr(PreferenceJob, "loss", killed)
     with pytest.raises(Killed):
-        train_preferences(given_, tmp_path / "killed", Silent())
+        trained(given_, tmp_path / "killed")
     monkeypatch.setattr(PreferenceJob, "loss", plain)
-    train_preferences(given_, tmp_path / "killed", Silent())
+    trained(given_, tmp_path / "killed")
     assert steps(tmp_path / "killed") == steps(tmp_path / "whole")
     one, other = (daybreak.load(tmp_path / name / "model").decoder for name in ("whole", "killed"))
     for first, second in zip(one.parameters(), other.parameters(), strict=True):
@@ -280,8 +286,8 @@ def test_settings_that_make_no_sense_are_refused() -> None:
     ):
         with pytest.raises(DaybreakError, match=told):
             reading.build(PreferenceSettings, {"loss": tree})
-    with pytest.raises(DaybreakError, match=r"data.share is 1.0"):
-        reading.build(PreferenceSettings, {"data": {"share": 1.0}})
+    with pytest.raises(DaybreakError, match=r"data.held_out is 1.0"):
+        reading.build(PreferenceSettings, {"data": {"held_out": 1.0}})
 
 
 def test_the_defaults_are_the_authors_() -> None:

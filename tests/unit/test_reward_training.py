@@ -13,17 +13,26 @@ from hypothesis import given
 from hypothesis import settings as how
 from hypothesis import strategies as st
 
+import daybreak
 from daybreak import settings as reading
 from daybreak.align.encoding import Answered, Compared, all_compared, answered, batch_of, compared, log_probs
 from daybreak.align.preference_settings import RewardSettings
 from daybreak.align.reward_model import RewardModel, load_reward_model
-from daybreak.align.reward_report import calibration, correlation, report, require_accuracy, write_report
-from daybreak.align.reward_training import RewardJob, beside, right, train_reward
+from daybreak.align.reward_report import (
+    RewardReport,
+    calibration,
+    correlation,
+    report,
+    require_accuracy,
+    write_report,
+)
+from daybreak.align.reward_training import RewardJob, beside, job_of, right
 from daybreak.data.rankings import Ranking, ranking_of, read_rankings
 from daybreak.errors import DaybreakError
 from daybreak.language_model import LanguageModel
 from daybreak.objectives.batch import UNSCORED
 from daybreak.text.chat import encode_chat
+from daybreak.train.tuning_run import TuningOutcome, tune
 from tests.reference import preferences as slow
 from tests.unit.test_chat import CHATML, with_template
 from tests.unit.tiny_models import speaking
@@ -44,7 +53,8 @@ def test_an_answer_is_what_the_model_would_have_to_write() -> None:
     assert text.answer == (*model.tokenizer.encode(" 2"), model.tokenizer.eos_id)
     assert (text.prompt, text.length) == (7, 3)
     talk = answered(model, ASKED, "Hello")
-    assert model.tokenizer.decode(talk.tokens) == "User: Hi\n\nAssistant: Hello"
+    whole = model.tokenizer.decode(talk.tokens, skip_special=False)
+    assert whole == "User: Hi\n\nAssistant: Hello<|endoftext|>"
 
 
 def test_an_answer_in_a_template_is_a_part_of_the_whole() -> None:
@@ -196,7 +206,7 @@ def settings(folder: Path, **tree: Any) -> RewardSettings:
         speaking().save(folder / "start")
     base = {
         "start": str(folder / "start"),
-        "data": {"rankings": str(written(folder / "r.jsonl", 220)), "share": 0.2},
+        "data": {"file": str(written(folder / "r.jsonl", 220)), "held_out": 0.2},
         "optimizer": {"lr": 3e-3},
         "batch": {"examples": 16, "micro": 8},
         "epochs": 4,
@@ -205,23 +215,26 @@ def settings(folder: Path, **tree: Any) -> RewardSettings:
     return reading.build(RewardSettings, reading.merged(base, tree))
 
 
+def trained(given_: RewardSettings, folder: Path) -> tuple[TuningOutcome, RewardReport | None]:
+    own = job_of(daybreak.load(given_.start), given_)
+    return tune(own, given_, folder, Silent()), own.report
+
+
 def test_a_run_learns_what_people_preferred(tmp_path: Path) -> None:
-    outcome = train_reward(settings(tmp_path), tmp_path / "run", Silent())
-    assert outcome.run.ending == "finished" and outcome.report is not None
-    assert outcome.report.accuracy > 0.8
+    outcome, found = trained(settings(tmp_path), tmp_path / "run")
+    assert outcome.ending == "finished" and found is not None
+    assert found.accuracy > 0.8
     folder = tmp_path / "run" / "model"
-    assert require_accuracy(folder) == outcome.report.accuracy
+    assert require_accuracy(folder) == found.accuracy
     told = json.loads((folder / "reward.json").read_text())
-    assert told["held_out"]["pairs"] == outcome.report.pairs and set(told["held_out"]["by_answers"]) <= set(
-        "234"
-    )
+    assert told["held_out"]["pairs"] == found.pairs and set(told["held_out"]["by_answers"]) <= set("234")
     model = load_reward_model(folder)
     assert model.shift == told["shift"]
     learned, _ = all_compared(speaking(), read_rankings(tmp_path / "r.jsonl"))
     best = [one.texts[max(range(len(one.values)), key=one.values.__getitem__)].tokens for one in learned]
     assert model.rewards(best).mean().abs() < 0.35  # shifted on those that were learned from
-    again = train_reward(settings(tmp_path), tmp_path / "run", Silent())
-    assert again.run.step == outcome.run.step and again.report == outcome.report
+    again, same = trained(settings(tmp_path), tmp_path / "run")
+    assert again.step == outcome.step and same == found
 
 
 def test_demonstrations_are_worth_nothing_on_average(tmp_path: Path) -> None:
@@ -239,11 +252,11 @@ def test_demonstrations_are_worth_nothing_on_average(tmp_path: Path) -> None:
 
 
 def test_nothing_to_learn_from_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DaybreakError, match="no rankings are named"):
-        train_reward(RewardSettings(start="x"), tmp_path / "run", Silent())
-    given_ = settings(tmp_path, data={"rankings": str(written(tmp_path / "few.jsonl", 3)), "share": 0.999999})
-    with pytest.raises(DaybreakError, match="nothing is left to learn from"):
-        train_reward(given_, tmp_path / "run", Silent())
+    with pytest.raises(DaybreakError, match="no data is named; give a file of rankings"):
+        job_of(speaking(), RewardSettings())
+    given_ = settings(tmp_path, data={"file": str(written(tmp_path / "few.jsonl", 3)), "held_out": 0.999999})
+    with pytest.raises(DaybreakError, match="nothing is left to learn from; set it lower"):
+        job_of(speaking(), given_)
 
 
 def test_the_defaults_are_the_paper_s() -> None:

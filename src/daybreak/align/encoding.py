@@ -16,7 +16,8 @@ from daybreak.errors import DaybreakError
 from daybreak.model.decoder import Decoder
 from daybreak.objectives.batch import UNSCORED, Batch
 from daybreak.objectives.preference import answer_log_probs
-from daybreak.text.chat import own_template, turn_end
+from daybreak.text.answers import keep_template, lessons
+from daybreak.text.chat_template import Message
 
 Longer = Literal["refuse", "leave_out"]
 
@@ -60,37 +61,41 @@ def prompt_ids(model: Model, prompt: Prompt) -> list[int]:
     return chat.prompt(model, prompt)
 
 
-def answer_ids(model: Model, prompt: Prompt, answer: str) -> list[int]:
-    """What the model would have to write for this answer, with the token that ends it, where there is one.
-
-    Special tokens are never read out of an answer: nobody's text can end its own turn.
-    """
-    tokenizer = model.tokenizer
-    own = None if isinstance(prompt, str) else own_template(tokenizer)
-    if isinstance(prompt, str) or own is not None:
-        ids = tokenizer.encode(answer, bos=False, special=False)
-    else:
-        ids = tokenizer.encode(" " + answer.lstrip(), bos=False, special=False)  # "Assistant: Hello"
-    end = None if own is None else turn_end(tokenizer, own)
-    if end is None:
-        end = special_token(model, "eos")
-    return ids if end is None or end >= model.architecture.vocabulary else [*ids, end]
-
-
 def answered(
     model: Model, prompt: Prompt, answer: str, where: str = "", longest: int | None = None
 ) -> Answered:
-    """A prompt and an answer in one. Raises `DaybreakError`, which names `where` they stand, for a text
-    longer than `longest` tokens or the model's context."""
-    before = prompt_ids(model, prompt)
-    tokens = (*before, *answer_ids(model, prompt, answer))
+    """A prompt, and what the model would have to write for this answer, the token that ends it included.
+
+    Special tokens are never read out of an answer: nobody's text can end its own turn. Raises
+    `DaybreakError`, which names `where` they stand, for a text longer than `longest` tokens or the model's
+    context.
+    """
+    found = _text(model, prompt, answer) if isinstance(prompt, str) else _turn(model, prompt, answer)
     limit = min(longest or model.architecture.context, model.architecture.context)
-    if len(tokens) > limit:
+    if len(found.tokens) > limit:
         raise TooLong(
-            f"{where or 'the text'}: prompt and answer have {len(before)} and {len(tokens) - len(before)} "
-            f"tokens, together more than {limit}; shorten them, or set data.longer to leave_out"
+            f"{where or 'the text'}: prompt and answer have {found.prompt} and {found.length} tokens, "
+            f"together more than {limit}; shorten them, or set data.longer to leave_out"
         )
-    return Answered(tokens, len(before))
+    return found
+
+
+def _text(model: Model, prompt: str, answer: str) -> Answered:
+    before, end = prompt_ids(model, prompt), special_token(model, "eos")
+    ids = model.tokenizer.encode(answer, bos=False, special=False)
+    if end is not None and end < model.architecture.vocabulary:
+        ids.append(end)
+    return Answered((*before, *ids), len(before))
+
+
+def _turn(model: Model, prompt: tuple[Message, ...], answer: str) -> Answered:
+    """In the tokenizer's chat template, or the default one where it has none."""
+    if model.tokenizer is None:
+        raise DaybreakError("the model has no tokenizer, so it cannot read text; take one that has")
+    messages = [*prompt, {"role": "assistant", "content": answer}]
+    lesson = lessons(model.tokenizer, messages)[-1]
+    first, end = lesson.answers[-1]
+    return Answered(tuple(lesson.tokens[:end]), first)
 
 
 class TooLong(DaybreakError):
@@ -112,7 +117,13 @@ def all_compared(
     model: Model, rankings: Sequence[Ranking], longest: int | None = None, longer: Longer = "refuse"
 ) -> tuple[list[Compared], int]:
     """All rankings in token ids, and how many are left out because a text of theirs is too long. Raises
-    `DaybreakError` for the first of these, unless they are to be left out."""
+    `DaybreakError` for the first of these, unless they are to be left out.
+
+    Where they have messages and the model has no chat template, it has the default one from now on: what is
+    learned is what is read.
+    """
+    if model.tokenizer is not None and any(isinstance(ranking.prompt, tuple) for ranking in rankings):
+        keep_template(model.tokenizer)
     found, left = [], 0
     for ranking in rankings:
         try:

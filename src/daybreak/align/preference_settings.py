@@ -15,20 +15,20 @@ from daybreak.train.tuning_settings import TuningBatch, TuningOptimizer, TuningS
 class RankingData:
     """What is learned from."""
 
-    rankings: Path | None = None
-    """A file of rankings, pairs or ratings: jsonl, csv or parquet."""
-    held_out: Path | None = None
-    """Rankings that are not learned from and show how good the result is; None: a share of `rankings`."""
-    share: float = 0.1
-    """Of the prompts that are held out where no file for it is given."""
-    length: int | None = None
-    """Tokens of prompt and answer together at most; None: the model's context."""
+    file: Path | None = None
+    """A file of rankings, pairs or ratings: .jsonl, .json, .csv, .parquet."""
+    held_out: float = 0.1
+    """Share of the prompts that is scored and not learned from; the same ones in every run."""
+    validation: Path | None = None
+    """A file of such rankings, instead of a share."""
+    context: int | None = None
+    """Tokens of prompt and answer together at most; None: as many as the model's context."""
     longer: Literal["refuse", "leave_out"] = "refuse"
-    """What is done with a ranking of which a text is longer."""
+    """A ranking of which a text is longer: refuse it, or leave it out."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.share < 1:
-            raise DaybreakError(f"data.share is {self.share}; it must be from 0 to below 1")
+        if not 0 <= self.held_out < 1:
+            raise DaybreakError(f"data.held_out is {self.held_out}; it must be from 0 to below 1")
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class RewardSettings(TuningSettings):
 
     start: str = ""
     """The model to start from: a folder, a repository of the hub, or a name."""
+    revision: str | None = None
+    """Branch, tag or commit of `start`."""
     data: RankingData = field(default_factory=RankingData)
     batch: TuningBatch = field(default_factory=lambda: TuningBatch(64, 4))
     optimizer: TuningOptimizer = field(default_factory=lambda: TuningOptimizer(lr=9e-6))
@@ -85,13 +87,13 @@ class PreferenceSettings(TuningSettings):
 
     start: str = ""
     """The model to start from, which stays the reference: a folder, a repository of the hub, or a name."""
+    revision: str | None = None
+    """Branch, tag or commit of `start`."""
     data: RankingData = field(default_factory=RankingData)
     loss: PreferenceLoss = field(default_factory=PreferenceLoss)
     kl: KlSettings = field(default_factory=KlSettings)
     batch: TuningBatch = field(default_factory=lambda: TuningBatch(64, 4))
-    optimizer: TuningOptimizer = field(
-        default_factory=lambda: TuningOptimizer("rmsprop", lr=5e-7, clip=10.0)
-    )
+    optimizer: TuningOptimizer = field(default_factory=lambda: TuningOptimizer("rmsprop", lr=5e-7, clip=10.0))
     schedule: ScheduleSettings = field(
         default_factory=lambda: ScheduleSettings("constant", warmup="150 steps")
     )

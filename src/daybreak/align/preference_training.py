@@ -1,4 +1,4 @@
-"""`daybreak align dpo` from start to end: a policy learns from pairs of answers, against its frozen start."""
+"""Direct preference optimisation and its relatives: a policy learns from pairs, against its frozen start."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from torch import Tensor
 from daybreak.align import sampling
 from daybreak.align.encoding import Answered, Compared, all_compared, batch_of, log_probs
 from daybreak.align.preference_settings import KlSettings, PreferenceLoss, PreferenceSettings
-from daybreak.align.reward_training import divided, facts
+from daybreak.align.reward_training import about, divided, facts, told
 from daybreak.data.order import draw, permuted
 from daybreak.data.rankings import Prompt
 from daybreak.engine.settings import Sampling
-from daybreak.language_model import LanguageModel, load
+from daybreak.language_model import LanguageModel
 from daybreak.model.adapters import disabled
 from daybreak.model.decoder import Decoder
 from daybreak.objectives.preference import (
@@ -30,9 +30,7 @@ from daybreak.objectives.preference import (
     kto_losses,
     kto_reference,
 )
-from daybreak.train.records import Screen
 from daybreak.train.tuning import Job, Scored
-from daybreak.train.tuning_run import TuningOutcome, tune
 
 
 @dataclass(frozen=True)
@@ -106,13 +104,14 @@ class PreferenceJob(Job[Pair]):
         loss: PreferenceLoss,
         measured: KlSettings,
         prompts: Sequence[Prompt] = (),
+        words: str = "",
     ) -> None:
         """`reference`: the frozen start; None: the model without its adapters. `prompts` are answered to
         measure the divergence."""
         super().__init__(model.decoder, examples, held_out)
         self.model, self.settings, self.measured = model, loss, measured
         self.prompts = list(prompts)[: measured.prompts]
-        self._reference = reference
+        self._reference, self._words = reference, words
 
     def loss(self, part: Sequence[Pair]) -> Scored:
         """Both answers of a pair are read in one pass."""
@@ -173,7 +172,7 @@ class PreferenceJob(Job[Pair]):
         written = sampling.write(self.model, self.prompts, how)
         with self._as_reference() as reference:
             found = sampling.kl(written, reference)
-        return {"kl": found.k1, "kl_k3": found.k3, "answer_tokens": found.tokens}
+        return {"kl_k1": found.k1, "kl_k3": found.k3, "answer_tokens": found.tokens}
 
     @contextmanager
     def _as_reference(self) -> Iterator[Decoder]:
@@ -186,6 +185,9 @@ class PreferenceJob(Job[Pair]):
     def save(self, folder: Path) -> None:
         self.model.save(folder)
 
+    def about(self) -> dict[str, str]:
+        return {**about(self.model), "data": self._words}
+
     def facts(self) -> dict[str, Any]:
         return facts(self.model, self.modules)
 
@@ -195,41 +197,17 @@ class PreferenceJob(Job[Pair]):
         return blake2b(repr(texts).encode(), digest_size=16).hexdigest()
 
 
-@dataclass(frozen=True)
-class Preferred:
-    """What came of it."""
-
-    run: TuningOutcome
-    pairs: int
-    """Learned from."""
-    left_out: int
-    """Rankings with a text that is too long."""
-
-
-def train_preferences(settings: PreferenceSettings, folder: Path, screen: Screen) -> Preferred:
-    """Train as `settings` say in the run folder `folder`, or go on there; the policy is left in its `model`.
-
-    The reference is the start, whose log-probabilities are computed once, before anything moves. Raises
-    `DaybreakError` for rankings, settings or a folder that do not fit.
-    """
-    learned, kept = divided(settings.data)
-    model, reference = load(settings.start), load(settings.start)
+def job_of(model: LanguageModel, reference: LanguageModel, settings: PreferenceSettings) -> PreferenceJob:
+    """The job that the settings describe, with its data read; `reference` is the same model, and stays as it
+    is. Its log-probabilities are computed here, once. Raises `DaybreakError` for data that does not fit."""
+    data, loss = settings.data, settings.loss
+    learned, kept = divided(data)
     reference.decoder.requires_grad_(False).eval()
-    data = settings.data
-    texts, left = all_compared(model, learned, data.length, data.longer)
-    held, left_held = all_compared(model, kept, data.length, data.longer)
-    mismatch = settings.seed if settings.loss.name == "kto" else None
-    screen.phase("reading the answers with the reference")
+    texts, left = all_compared(model, learned, data.context, data.longer)
+    held, left_held = all_compared(model, kept, data.context, data.longer)
+    mismatch = settings.seed if loss.name == "kto" else None
     examples = referred(reference.decoder, pairs_of(texts), mismatch)
-    prompts = [one.prompt for one in kept]
-    job = PreferenceJob(
-        model,
-        reference.decoder,
-        examples,
-        referred(reference.decoder, pairs_of(held), mismatch),
-        settings.loss,
-        settings.kl,
-        prompts,
-    )
-    outcome = tune(job, settings, folder, screen)
-    return Preferred(outcome, len(examples), left + left_held)
+    others = referred(reference.decoder, pairs_of(held), mismatch)
+    prompts = [one.prompt for one in kept] or [one.prompt for one in learned]
+    words = told(data, len(examples), "pairs", len(others), left + left_held)
+    return PreferenceJob(model, reference.decoder, examples, others, loss, settings.kl, prompts, words)

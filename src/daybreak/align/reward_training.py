@@ -1,9 +1,8 @@
-"""`daybreak align reward` from start to end: from rankings to a reward model and its report."""
+"""Reward models: from rankings to a scorer and its report (InstructGPT, arXiv 2203.02155, section 3.5)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,35 +16,26 @@ from daybreak.align.reward_report import RewardReport, report, write_report
 from daybreak.data.rankings import Ranking, held_out, read_rankings
 from daybreak.engine.prompts import Model
 from daybreak.errors import DaybreakError
-from daybreak.language_model import load
+from daybreak.language_model import LanguageModel
 from daybreak.objectives.preference import ranking_losses
-from daybreak.train.records import Screen
 from daybreak.train.tuning import Job, Scored
-from daybreak.train.tuning_run import TuningOutcome, tune
 
 SHOWN = 1000
 """Answers that the bias is measured on at most."""
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What came of it."""
-
-    run: TuningOutcome
-    report: RewardReport | None
-    """None: the run was stopped, or nothing was held out."""
-    left_out: int
-    """Rankings with a text that is too long."""
 
 
 class RewardJob(Job[Compared]):
     """To give the answers that people preferred the higher scores."""
 
     def __init__(
-        self, model: RewardModel, examples: Sequence[Compared], held_out: Sequence[Compared]
+        self,
+        model: RewardModel,
+        examples: Sequence[Compared],
+        held_out: Sequence[Compared] = (),
+        words: str = "",
     ) -> None:
         super().__init__(model.decoder, examples, held_out)
-        self.model = model
+        self.model, self._words = model, words
         self.report: RewardReport | None = None
 
     def loss(self, part: Sequence[Compared]) -> Scored:
@@ -81,6 +71,9 @@ class RewardJob(Job[Compared]):
         rewards = [[flat.pop(0) for _ in one.texts] for one in self.held_out]
         return report(self.held_out, rewards)
 
+    def about(self) -> dict[str, str]:
+        return {**about(self.model), "data": self._words}
+
     def facts(self) -> dict[str, Any]:
         return facts(self.model, self.modules)
 
@@ -103,6 +96,12 @@ def right(rewards: Tensor, values: Tensor, real: Tensor) -> Tensor:
     return won.sum((1, 2)) / better.sum((1, 2)).clamp(min=1)
 
 
+def about(model: Model) -> dict[str, str]:
+    """The model in words, for the logbook."""
+    shape = model.architecture
+    return {"model": f"{model.family.title}, {shape.layers} layers of width {shape.width}"}
+
+
 def facts(model: Model, modules: torch.nn.Module) -> dict[str, Any]:
     """What a list of runs shows beside."""
     count = sum(one.numel() for one in modules.parameters())
@@ -111,25 +110,31 @@ def facts(model: Model, modules: torch.nn.Module) -> dict[str, Any]:
 
 def divided(data: RankingData) -> tuple[list[Ranking], list[Ranking]]:
     """The rankings to learn from and those held out. Raises `DaybreakError` where nothing is named."""
-    if data.rankings is None:
-        raise DaybreakError("no rankings are named; give a file of them, or data.rankings")
-    every = read_rankings(data.rankings)
-    if data.held_out is not None:
-        return every, read_rankings(data.held_out)
-    learned, kept = held_out(every, data.share)
+    if data.file is None:
+        raise DaybreakError("no data is named; give a file of rankings or of pairs")
+    every = read_rankings(data.file)
+    if data.validation is not None:
+        return every, read_rankings(data.validation)
+    learned, kept = held_out(every, data.held_out)
     if not learned:
-        raise DaybreakError(f"{data.rankings}: with data.share {data.share} nothing is left to learn from")
+        raise DaybreakError(
+            f"{data.file}: with data.held_out {data.held_out} nothing is left to learn from; set it lower"
+        )
     return learned, kept
 
 
-def train_reward(settings: RewardSettings, folder: Path, screen: Screen) -> Trained:
-    """Train as `settings` say in the run folder `folder`, or go on there; the model, with reward.json, is
-    left in its `model`. Raises `DaybreakError` for rankings, settings or a folder that do not fit."""
-    learned, kept = divided(settings.data)
-    model = load(settings.start)
-    longest, longer = settings.data.length, settings.data.longer
-    examples, left = all_compared(model, learned, longest, longer)
-    held, left_held = all_compared(model, kept, longest, longer)
-    job = RewardJob(RewardModel.of(model, settings.seed), examples, held)
-    outcome = tune(job, settings, folder, screen)
-    return Trained(outcome, job.report, left + left_held)
+def told(data: RankingData, examples: int, kind: str, held: int, left_out: int) -> str:
+    """The data in words, for the logbook."""
+    words = f"{data.file}: {examples:,} {kind} to learn from, {held:,} held out"
+    return words + (f"; {left_out:,} rankings with a text too long left out" if left_out else "")
+
+
+def job_of(model: LanguageModel, settings: RewardSettings) -> RewardJob:
+    """The job that the settings describe, with its data read; `model` is what the reward model begins as.
+    Raises `DaybreakError` for data that does not fit."""
+    data = settings.data
+    learned, kept = divided(data)
+    examples, left = all_compared(model, learned, data.context, data.longer)
+    held, left_held = all_compared(model, kept, data.context, data.longer)
+    words = told(data, len(examples), "prompts with their answers", len(held), left + left_held)
+    return RewardJob(RewardModel.of(model, settings.seed), examples, held, words)
