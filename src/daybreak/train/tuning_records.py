@@ -7,7 +7,7 @@ import dataclasses
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from daybreak import settings as reading
 from daybreak.errors import DaybreakError
@@ -16,13 +16,21 @@ from daybreak.train.machine import machine
 from daybreak.train.metrics import Metrics
 from daybreak.train.records import RECENT, Point, Screen
 from daybreak.train.run_status import Ending, RunFile
-from daybreak.train.tuning_settings import TuningSettings
+from daybreak.train.settings import LogSettings
+
+
+class Logged(Protocol):
+    """Settings of a run."""
+
+    @property
+    def log(self) -> LogSettings:
+        """Where figures go."""
 
 
 class TuningRecords:
     """The logbook, the figures, run.json and the screen."""
 
-    def __init__(self, folder: Path, settings: TuningSettings, screen: Screen) -> None:
+    def __init__(self, folder: Path, settings: Logged, screen: Screen) -> None:
         self._folder, self._settings, self._screen = folder, settings, screen
         self._logbook: Logbook | None = None
         self._early: list[str] = []
