@@ -16,6 +16,7 @@ from torch import Tensor
 from daybreak import families
 from daybreak.architecture import Architecture
 from daybreak.checkpoint import folder as files
+from daybreak.checkpoint.adapted import Adapted
 from daybreak.checkpoint.config import CONFIG, GENERATION, saved_config
 from daybreak.checkpoint.fill import empty_decoder, fill
 from daybreak.checkpoint.find_gguf import find_gguf
@@ -35,6 +36,7 @@ from daybreak.engine.quantised_linear import Quantiser, is_quantised
 from daybreak.engine.settings import Sampling
 from daybreak.errors import DaybreakError
 from daybreak.families.family import Family
+from daybreak.model import merging
 from daybreak.model.decoder import Decoder
 from daybreak.model.initialise import initialise
 from daybreak.text.chat_template import Message
@@ -42,7 +44,7 @@ from daybreak.text.tokenizer import Tokenizer
 
 
 @dataclass(eq=False, repr=False)
-class LanguageModel:
+class LanguageModel(Adapted):
     """What `daybreak.load` and `daybreak.create` return."""
 
     family: Family
@@ -184,6 +186,11 @@ class LanguageModel:
         The weights keep their dtype. A save that fails leaves what was in the folder as it was. Raises
         `DaybreakError` for a model with quantised weights.
         """
+        if self.adapter is not None and merging.merged(self.decoder) is None:
+            raise DaybreakError(
+                f"adapter {self.adapter!r} is used beside the weights; save_adapter saves it alone, merge puts "
+                "it into the weights, and use(None) leaves it out"
+            )
         if is_quantised(self.decoder):
             raise DaybreakError(
                 "the model's weights are quantised, which an ordinary folder does not hold; load it without "
@@ -240,7 +247,7 @@ def load(
     supported family.
     """
     asked = None if dtype == "auto" else _dtype(dtype, "auto")
-    place, scheme = _device(device), None if bits is None else Scheme.usual(bits, embeddings)
+    place, scheme = device_of(device), None if bits is None else Scheme.usual(bits, embeddings)
     file = find_gguf(source, revision)
     folder = file or resolve(source, revision, local_files_only)
     quantised = is_quantised_folder(folder)
@@ -269,7 +276,7 @@ def create(
 ) -> LanguageModel:
     """A model with fresh weights, drawn as the family's paper draws them; `changes` are fields of
     `Architecture`."""
-    place, page = _device(device), families.by_name(family)
+    place, page = device_of(device), families.by_name(family)
     decoder = empty_decoder(page.architecture(size, **changes)).to_empty(device="cpu")
     initialise(decoder, page.initialisation(decoder.architecture), seed)
     decoder.to(device=place, dtype=_dtype(dtype))
@@ -282,7 +289,7 @@ def _dtype(name: str, *others: str) -> torch.dtype:
     return files.DTYPES[name]
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
     """The device of that name, tried out: torch knows names of devices that a machine or its build lacks."""
     try:
         return torch.empty(1, device=name).device

@@ -81,6 +81,13 @@ PER_HEAD = Layout("per head", _split_heads, _join_heads, _stacked)
 """Along the outputs head by head, each with its queries, keys and values (GPT-NeoX, BLOOM)."""
 
 
+def along_outputs(layout: Layout) -> Layout:
+    """How the same file lays out what has one row per output, as biases do: its maps in the same order, never
+    turned.
+    """
+    return {TRANSPOSED.name: SAME, TRANSPOSED_THIRDS.name: THIRDS}.get(layout.name, layout)
+
+
 def _interleaved(heads: Callable[[Architecture], int]) -> Layout:
     """Rows of each head with their two halves interleaved, 0, d/2, 1, d/2 + 1, ..., for code that turns
     neighbouring components."""

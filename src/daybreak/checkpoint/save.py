@@ -24,6 +24,7 @@ from daybreak.checkpoint.folder import INDEX, SAFETENSORS
 from daybreak.checkpoint.tensors import SAFETENSORS_DTYPES
 from daybreak.errors import DaybreakError
 from daybreak.families.family import Family
+from daybreak.model.adapters import base
 from daybreak.model.decoder import Decoder
 from daybreak.rules import Rule
 from daybreak.text.tokenizer import FILES as TOKENIZER
@@ -57,7 +58,7 @@ def save_folder(
     """Write the weights of `decoder` as `family` lays them out, and the files `texts` (name -> contents),
     into `folder`; see `write_folder`.
     """
-    parameters = {name: parameter.detach() for name, parameter in decoder.named_parameters()}
+    parameters = {name: parameter.detach() for name, parameter in base(decoder).items()}
     write_folder(folder, layout(family, decoder.architecture, parameters), texts, shard_size)
 
 

@@ -35,12 +35,12 @@ def add_lora(decoder: Decoder, settings: LoraSettings, name: str = DEFAULT, seed
 
     Raises `DaybreakError` for a target that the decoder does not have, and for a name that is taken.
     """
-    switch = _prepared(decoder, name)
+    switch = prepared(decoder, name)
     shapes, generator = maps(decoder.architecture), torch.Generator().manual_seed(seed)
     targets, whole = (chosen(decoder.architecture, names) for names in (settings.targets, settings.whole))
     if both := [own for own in targets if own in whole]:
         raise DaybreakError(f"{both[0]} is a target and whole; it can be one of them")
-    made: dict[str, nn.Module] = {own: _whole(decoder, own) for own in whole}
+    made: dict[str, nn.Module] = {own: whole_of(decoder, own) for own in whole}
     for own in targets:
         kind = LoraEmbedding if own == "tokens" else Lora
         lora = kind(*shapes[own], settings.rank, settings.alpha, settings.rslora, settings.dropout)
@@ -89,7 +89,7 @@ def use(decoder: Decoder, name: str | None) -> None:
     """
     if name is None and decoder.switch is None:
         return
-    switch = _known(decoder, name)
+    switch = known(decoder, name)
     if switch.merged is not None:
         raise DaybreakError(
             f"adapter {switch.merged!r} is merged into the weights; unmerge it before others are used"
@@ -141,7 +141,7 @@ def selected(decoder: Decoder, names: Sequence[str | None]) -> Iterator[None]:
 
 def remove(decoder: Decoder, name: str) -> None:
     """Take an adapter away; without any left, what was trained before them is trained again."""
-    switch = _known(decoder, name)
+    switch = known(decoder, name)
     if switch.merged == name:
         raise DaybreakError(f"adapter {name!r} is merged into the weights; unmerge it before it is removed")
     for module in decoder.modules():
@@ -165,7 +165,7 @@ def every(decoder: Decoder) -> Iterator[tuple[str, nn.Module]]:
 
 def of(decoder: Decoder, name: str) -> dict[str, nn.Module]:
     """The parts of one adapter, by the names of their maps. Raises `DaybreakError` where there is none."""
-    _known(decoder, name)
+    known(decoder, name)
     found = {}
     for own in maps(decoder.architecture):
         adapters = getattr(decoder.get_submodule(own), "adapters", None)
@@ -176,7 +176,12 @@ def of(decoder: Decoder, name: str) -> dict[str, nn.Module]:
 
 def settings_of(decoder: Decoder, name: str) -> LoraSettings:
     """What an adapter was made with."""
-    return _known(decoder, name).settings[name]
+    return known(decoder, name).settings[name]
+
+
+def active(decoder: Decoder) -> str | None:
+    """The adapter that corrects the maps."""
+    return None if decoder.switch is None else decoder.switch.active
 
 
 def names(decoder: Decoder) -> list[str]:
@@ -184,7 +189,8 @@ def names(decoder: Decoder) -> list[str]:
     return [] if decoder.switch is None else list(decoder.switch.settings)
 
 
-def _known(decoder: Decoder, name: str | None) -> Switch:
+def known(decoder: Decoder, name: str | None) -> Switch:
+    """The decoder's switch. Raises `DaybreakError` for an adapter that it does not have."""
     switch = decoder.switch or Switch()
     if name is not None and name not in switch.settings:
         there = ", ".join(switch.settings) or "none; add_adapter or load_adapter gives it one"
@@ -194,8 +200,8 @@ def _known(decoder: Decoder, name: str | None) -> Switch:
     return switch
 
 
-def _prepared(decoder: Decoder, name: str) -> Switch:
-    """The decoder's switch, where it can have one more adapter of that name."""
+def prepared(decoder: Decoder, name: str) -> Switch:
+    """The decoder's switch, if it can have one more adapter of that name. Raises `DaybreakError` if not."""
     switch = decoder.switch or Switch()
     if not name or "." in name or hasattr(nn.ModuleDict, name):
         raise DaybreakError(f"an adapter cannot be called {name!r}; take another name, without dots")
@@ -214,7 +220,8 @@ def _prepared(decoder: Decoder, name: str) -> Switch:
     return switch
 
 
-def _whole(decoder: Decoder, name: str) -> Whole:
+def whole_of(decoder: Decoder, name: str) -> Whole:
+    """A copy of a map, to be trained. Raises `DaybreakError` where it has few bits or shares its matrix."""
     module = decoder.get_submodule(name)
     if isinstance(module, Tied) or (name == "tokens" and decoder.architecture.tied):
         raise DaybreakError(

@@ -46,8 +46,8 @@ class LoraSettings:
             raise DaybreakError(f"alpha is {self.alpha!r}; it must be a positive number")
         if not 0 <= self.dropout < 1:
             raise DaybreakError(f"dropout is {self.dropout!r}; it must be from 0 to below 1")
-        if not self.targets and not self.whole:
-            raise DaybreakError("an adapter without targets changes nothing; say for example attention")
+        if not self.targets:
+            raise DaybreakError("an adapter needs targets; say for example attention")
 
 
 def scale_of(rank: int, alpha: float, rslora: bool) -> float:
@@ -76,7 +76,7 @@ def maps(architecture: Architecture) -> dict[str, tuple[int, int]]:
 def chosen(architecture: Architecture, targets: Iterable[str]) -> list[str]:
     """The names of the maps that `targets` mean. Raises `DaybreakError` for a target that there is not."""
     known = maps(architecture)
-    spoken = {name: "head" if name == "tied_head" else name.rpartition(".")[2] for name in known}
+    spoken = {name: _spoken(name) for name in known}
     found: dict[str, None] = {}
     for target in targets:
         wanted = GROUPS.get(target, (target,))
@@ -88,3 +88,21 @@ def chosen(architecture: Architecture, targets: Iterable[str]) -> list[str]:
             )
         found.update(dict.fromkeys(own))
     return [name for name in known if name in found]
+
+
+def described(architecture: Architecture, names: Iterable[str]) -> tuple[str, ...]:
+    """The fewest targets that mean the maps of these names; `chosen` gives the names back."""
+    left, found = dict.fromkeys(names), []
+    known = maps(architecture)
+    words = [*GROUPS, *dict.fromkeys(map(_spoken, known))]
+    for word in words:
+        wanted = GROUPS.get(word, (word,))
+        own = [name for name in known if _spoken(name) in wanted]
+        if own and all(name in left for name in own):
+            found.append(word)
+            left = {name: None for name in left if name not in own}
+    return (*found, *left)
+
+
+def _spoken(name: str) -> str:
+    return "head" if name == "tied_head" else name.rpartition(".")[2]

@@ -1,0 +1,78 @@
+"""Adapters in the weights themselves: the same model without the extra products, and back to the bit."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from daybreak.errors import DaybreakError
+from daybreak.model.adapters import known, of, use
+from daybreak.model.decoder import Decoder
+from daybreak.model.lora import Lora, Switch, Whole
+
+
+def why_not_merged(decoder: Decoder, name: str) -> str | None:
+    """Why an adapter cannot become a part of the weights; None: it can. Raises `DaybreakError` where there is
+    no such adapter.
+    """
+    for own in of(decoder, name):
+        if own == "tied_head" or (own == "tokens" and decoder.architecture.tied):
+            return "the head and the token embedding are one matrix, and the adapter changes one of them"
+        if not isinstance(decoder.get_submodule(own), nn.Linear | nn.Embedding):
+            return f"the weights of {own} are of few bits, to which nothing can be added"
+    return None
+
+
+@torch.no_grad()
+def merge(decoder: Decoder, name: str) -> None:
+    """Put an adapter into the weights: W + scale · B A, added in float32; what was there is kept.
+
+    Raises `DaybreakError` where it cannot be, and where another one is there already.
+    """
+    switch, reason = known(decoder, name), why_not_merged(decoder, name)
+    if switch.merged is not None:
+        raise DaybreakError(f"adapter {switch.merged!r} is merged already; unmerge it before {name!r}")
+    if reason is not None:
+        raise DaybreakError(
+            f"adapter {name!r} cannot be merged: {reason}; use it beside the weights, as it is used without "
+            "being merged, or load the model without bits"
+        )
+    use(decoder, None)
+    changes = [
+        (parameter, merged)
+        for own, part in of(decoder, name).items()
+        for parameter, merged in _merged(decoder.get_submodule(own), part)
+    ]
+    switch.before = [(parameter, parameter.data) for parameter, _ in changes]
+    for parameter, merged in changes:
+        parameter.data = merged.to(parameter.dtype)
+    switch.merged = name
+
+
+def unmerge(decoder: Decoder, name: str) -> None:
+    """Restore the weights that were there before `merge`, to the bit; the adapter is used beside them. Raises
+    `DaybreakError` for one that is not merged.
+    """
+    switch = known(decoder, name)
+    if switch.merged != name:
+        raise DaybreakError(f"adapter {name!r} is not merged into the weights; nothing is to be undone")
+    for parameter, before in switch.before:
+        parameter.data = before
+    switch.before, switch.merged = [], None
+    use(decoder, name)
+
+
+def merged(decoder: Decoder) -> str | None:
+    """Which adapter is in the weights."""
+    return (decoder.switch or Switch()).merged
+
+
+def _merged(module: nn.Module, part: nn.Module) -> list[tuple[nn.Parameter, Tensor]]:
+    """The map's parameters, and what they become."""
+    own = dict(module.named_parameters(recurse=False))
+    if isinstance(part, Whole):
+        return [(own[name], copy.detach().clone()) for name, copy in part.named_parameters()]
+    weight, lora = own["weight"], cast(Lora, part)
+    return [(weight, weight.float() + lora.change().to(weight.device))]
