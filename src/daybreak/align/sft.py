@@ -18,7 +18,7 @@ import torch
 from daybreak.align.sft_settings import SftData, SftSettings
 from daybreak.data.conversations import Demonstration, read_demonstrations
 from daybreak.data.order import draw
-from daybreak.engine.prompts import prepare
+from daybreak.engine.prompts import of_text, prepare
 from daybreak.errors import DaybreakError
 from daybreak.language_model import LanguageModel
 from daybreak.objectives.batch import UNSCORED, Batch
@@ -82,7 +82,7 @@ def _lessons(model: LanguageModel, row: Demonstration) -> list[Lesson]:
     try:
         if row.text is None:
             return lessons(tokenizer, row.messages, row.where)
-        before = list(prepare(model, row.text[0])[0].tokens)
+        before = of_text(model, "the prompt", row.text[0]) or list(prepare(model, "")[0].tokens)
     except DaybreakError as error:
         raise DaybreakError(f"{row.where}: {error}") from None
     after = [*tokenizer.encode(row.text[1], bos=False, special=False), check_end(tokenizer)]

@@ -18,8 +18,9 @@ Row = dict[str, Any]
 def rows(file: Path) -> Iterator[tuple[str, Row]]:
     """`("file: line 3", {...})` for every row, in order; empty lines are passed over.
 
-    The file's ending says what it holds: .jsonl, .json (lines, or one list of objects), .csv or .parquet.
-    Cells of CSV that begin as a list of JSON are read as one. Raises `DaybreakError`, which names file and row, for what cannot be read.
+    The file's ending says what it holds: .jsonl, .json (lines, or one list of objects), .csv or .parquet. An
+    empty cell of CSV is none, and one that begins as a list of JSON is read as such. Raises `DaybreakError`,
+    which names file and row, for what cannot be read.
     """
     reader = _READERS.get(file.suffix.lower())
     if reader is None:

@@ -80,7 +80,7 @@ def _is_list(value: Any) -> bool:
 def _prepare(model: Model, index: int, entry: Any) -> Prompt:
     from_text = isinstance(entry, str)
     name = f"prompt {index + 1}"
-    tokens = _from_text(model, name, entry) if from_text else _ids(index, entry)
+    tokens = of_text(model, name, entry) if from_text else _ids(index, entry)
     if not tokens and model.architecture.blanks is None:
         tokens = [_first_token(model)]
     check(model, name, tokens)
@@ -116,7 +116,9 @@ def _ids(index: int, entry: Any) -> list[int]:
     return ids
 
 
-def _from_text(model: Model, name: str, text: str) -> list[int]:
+def of_text(model: Model, name: str, text: str) -> list[int]:
+    """The ids of a text that goes on, whatever their number; none of an empty one whose model needs none in
+    front. `name` is the text's, for errors."""
     tokenizer, tokens = model.tokenizer, encode(model, name, text)
     if model.architecture.blanks is not None:
         return _going_on(Frame.of(model), name, tokens)
