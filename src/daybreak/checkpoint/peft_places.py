@@ -63,5 +63,7 @@ def modules(family: Family, architecture: Architecture) -> Iterator[str]:
     """The modules of the model in transformers, norms and tables included."""
     yield HEAD
     for rule in family.rules:
+        if rule.names[0].startswith("head."):
+            continue
         for layer in range(architecture.layers if "{i}" in rule.theirs else 1):
             yield family.prefix + rule.at(layer).theirs.rpartition(".")[0]
