@@ -49,6 +49,10 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "align": {
         "sft": "learn answers from demonstrations",
+        "reward": "learn from rankings what answers are worth",
+        "dpo": "learn from pairs of answers directly: DPO, IPO, KTO",
+        "best-of": "write several answers to each prompt and keep the best",
+        "compare": "models beside their reference: win rate, and the divergence it cost",
     },
     "tokenizer": {
         "train": "learn a tokenizer from texts",
@@ -94,11 +98,12 @@ FREE = {"allow_extra_args": True, "ignore_unknown_options": True}
 def _load(name: str, room: str) -> Command:
     if room == Commands.room and name in GROUPS:
         return _group(name)
-    module = importlib.import_module(f"{room}.{name}")
+    word = name.replace("-", "_")
+    module = importlib.import_module(f"{room}.{word}")
     single = typer.Typer(**PLAIN)
     # A command that takes settings by their dotted names gets the words that are no options of its own.
     free = FREE if hasattr(module, "FREE_WORDS") else {}
-    single.command(name, context_settings={**HELP, **free})(getattr(module, name))
+    single.command(name, context_settings={**HELP, **free})(getattr(module, word))
     return typer.main.get_command(single)
 
 
