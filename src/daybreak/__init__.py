@@ -8,19 +8,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Architecture", "DaybreakError", "LanguageModel", "create", "load"]
+__all__ = ["Architecture", "DaybreakError", "LanguageModel", "RecurrentModel", "create", "load"]
 
 if TYPE_CHECKING:
     from daybreak.architecture import Architecture
     from daybreak.errors import DaybreakError
-    from daybreak.language_model import LanguageModel, create, load
+    from daybreak.language_model import LanguageModel
+    from daybreak.models import create, load
+    from daybreak.recurrent_model import RecurrentModel
 
 _HOMES = {
     "Architecture": "daybreak.architecture",
     "DaybreakError": "daybreak.errors",
     "LanguageModel": "daybreak.language_model",
-    "create": "daybreak.language_model",
-    "load": "daybreak.language_model",
+    "RecurrentModel": "daybreak.recurrent_model",
+    "create": "daybreak.models",
+    "load": "daybreak.models",
 }
 
 

@@ -46,9 +46,10 @@ def save(
     """Write a folder that `fill` reads: the weights under the family's names, the tensors of a classifier's
     `head` beside them, and the files `texts`."""
     own = dict(model.named_parameters())
-    tensors = {theirs: own[ours] for theirs, ours in names(family, model.shape.layers, own).items()}
+    table = names(family, model.shape.layers, own)
+    tensors = {theirs: own[ours].detach() for theirs, ours in table.items()}
     tensors.update({HEAD + name: tensor for name, tensor in head.items()})
-    write_folder(folder, [_written(name, tensor.detach()) for name, tensor in tensors.items()], texts)
+    write_folder(folder, [_written(name, tensor) for name, tensor in tensors.items()], texts)
 
 
 def _written(name: str, tensor: Tensor) -> Written:
@@ -116,8 +117,8 @@ def _filled(family: RecurrentFamily, shape: Lstm, found: Mapping[str, Stored], s
     stale = {name.replace("{i}", str(layer)) for name in family.stale for layer in range(shape.layers)}
     if unknown := sorted(found.keys() - table.keys() - family.twins.keys() - stale):
         raise DaybreakError(
-            f"{source} holds a tensor {unknown[0]!r}, which a model of {family.title} with {shape.layers} layers "
-            "does not have; give one of its checkpoints"
+            f"{source} holds a tensor {unknown[0]!r}, which a model of {family.title} with {shape.layers} "
+            "layers does not have; give one of its checkpoints"
         )
     with torch.no_grad():
         for theirs, ours in table.items():

@@ -79,7 +79,10 @@ def _sources(told: dict[str, Any]) -> list[list[str]]:
 
 
 def _sizes(sizes: list[dict[str, Any]]) -> str:
-    rows = [[size["name"], f"{size['parameters']:,}", size["hub"] or "never published"] for size in sizes]
+    rows = [
+        [size["name"], f"{size['parameters']:,}", size["hub"] or size["note"] or "never published"]
+        for size in sizes
+    ]
     return plain.columns([["size", "parameters", "repository"], *rows], right=frozenset({1}))
 
 
@@ -89,7 +92,10 @@ def _numbers(told: dict[str, Any]) -> str:
         [name.replace("_", "-"), f"{parts[name]:,}", _share(parts[name], parts["total"])] for name in parts
     ]
     weights = [[dtype, plain.size(number), ""] for dtype, number in _joined(told["weight_bytes"]).items()]
-    cache = [[dtype, plain.size(number), ""] for dtype, number in told["cache_bytes_per_1000_tokens"].items()]
+    title, kept = "\nmemory of the key-value cache for 1000 tokens of one text", "cache_bytes_per_1000_tokens"
+    if kept not in told:
+        title, kept = "\nmemory of the state of one text, of any length", "state_bytes"
+    cache = [[dtype, plain.size(number), ""] for dtype, number in told[kept].items()]
     right = frozenset({1})
     return "\n".join(
         (
@@ -98,7 +104,7 @@ def _numbers(told: dict[str, Any]) -> str:
             "\nmemory of the weights (quantised: without scales)",
             plain.columns(weights, right, indent=2),
             *_packed(told.get("packed_weight_bytes", {})),
-            "\nmemory of the key-value cache for 1000 tokens of one text",
+            title,
             plain.columns(cache, right, indent=2),
         )
     )

@@ -21,13 +21,16 @@ from daybreak.cli.options import (
     Revision,
     sampling_options,
 )
-from daybreak.cli.writing import engine_of, entries, load, tell
+from daybreak.cli.writing import engine_of, entries, load_any, tell
 from daybreak.cli.writing import texts as read
 from daybreak.errors import DaybreakError
 
 if TYPE_CHECKING:
     from daybreak.engine.continuation import Result
     from daybreak.language_model import LanguageModel
+    from daybreak.recurrent_model import RecurrentModel
+
+    AnyModel = LanguageModel | RecurrentModel
 
 
 @sampling_options(max_new_tokens=("--max-new-tokens", "-m"))
@@ -53,26 +56,37 @@ def generate(
     if not as_json and not {"logprobs", "prompt_logprobs"}.isdisjoint(settings):
         raise DaybreakError("log-probabilities are printed as JSON only; add --json")
     texts = [text for prompt in prompts for text in read(prompt, lines)]
-    loaded = load(model, revision, dtype, device, bits)
-    engine = engine_of(loaded, cache_dtype, batch_size, draft, bits)
-    settings.update(defaults=defaults, engine=engine)
+    loaded = load_any(model, revision, dtype, device, bits)
+    settings.update(defaults=defaults, **_engine(loaded, cache_dtype, batch_size, draft, bits))
     if len(texts) == 1 and settings.get("n", 1) == 1 and not as_json:
         _print_stream(loaded, texts[0], settings)
     else:
         _print_all(loaded, texts, as_json, settings)
 
 
-def _print_stream(model: LanguageModel, prompt: str, settings: dict[str, Any]) -> None:
-    from daybreak.engine.generate import stream
+def _engine(
+    model: AnyModel, cache_dtype: str | None, batch_size: int, draft: str | None, bits: int | None
+) -> dict[str, Any]:
+    from daybreak.language_model import LanguageModel
 
+    if isinstance(model, LanguageModel):
+        return {"engine": engine_of(model, cache_dtype, batch_size, draft, bits)}
+    if cache_dtype is not None or draft is not None:
+        raise DaybreakError(
+            "an LSTM keeps a state and no keys and values; leave --cache-dtype and --draft out"
+        )
+    return {}
+
+
+def _print_stream(model: AnyModel, prompt: str, settings: dict[str, Any]) -> None:
     try:
-        for piece in stream(model, prompt, **settings):
+        for piece in model.stream(prompt, **settings):
             print(piece, end="", flush=True)
     finally:  # interrupted, too: what is there stays, and the shell's prompt gets a line of its own
         print(flush=True)
 
 
-def _print_all(model: LanguageModel, prompts: list[str], as_json: bool, settings: dict[str, Any]) -> None:
+def _print_all(model: AnyModel, prompts: list[str], as_json: bool, settings: dict[str, Any]) -> None:
     results = model.generate(
         prompts, progress=lambda done, all_: tell(f"{done} of {all_} texts written"), **settings
     )

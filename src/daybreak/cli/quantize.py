@@ -80,10 +80,10 @@ def _tokens(opened: Opened, content: str, model: str, most: int) -> list[int]:
 
 
 def _damage(model: str, revision: str | None, out: Path, tokens: list[int]) -> Damage:
-    import daybreak
     from daybreak.engine.damage import damage
+    from daybreak.language_model import load
 
-    return damage(daybreak.load(model, revision).decoder, daybreak.load(out).decoder, tokens)
+    return damage(load(model, revision).decoder, load(out).decoder, tokens)
 
 
 def _print(opened: Opened, out: Path, scheme: Scheme, found: Damage | None, as_json: bool) -> None:

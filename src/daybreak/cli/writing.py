@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from daybreak.engine.engine import Engine
     from daybreak.engine.logprobs import TokenLogprob
     from daybreak.language_model import LanguageModel
+    from daybreak.recurrent_model import RecurrentModel
 
 
 def texts(argument: str, lines: bool) -> list[str]:
@@ -29,7 +30,7 @@ def texts(argument: str, lines: bool) -> list[str]:
 def load(model: str, revision: str | None, dtype: str, device: str, bits: int | None) -> LanguageModel:
     """The model, with a word on the terminal while it is loaded."""
     tell(f"loading {model} ...")
-    import daybreak
+    from daybreak import language_model
     from daybreak.engine.kernels import build
 
     if not build.ready():
@@ -37,9 +38,23 @@ def load(model: str, revision: str | None, dtype: str, device: str, bits: int | 
         build.library()
         tell(f"loading {model} ...")
 
-    loaded = daybreak.load(model, revision, dtype, device, bits)
+    loaded = language_model.load(model, revision, dtype, device, bits)
     tell("")
     return loaded
+
+
+def load_any(
+    model: str, revision: str | None, dtype: str, device: str, bits: int | None
+) -> LanguageModel | RecurrentModel:
+    """The same for a command that an LSTM understands, too."""
+    from pathlib import Path
+
+    from daybreak import models
+    from daybreak.recurrent_model import is_recurrent_folder
+
+    if not is_recurrent_folder(Path(model)):
+        return load(model, revision, dtype, device, bits)
+    return models.load(model, revision, dtype, device, bits)
 
 
 def engine_of(

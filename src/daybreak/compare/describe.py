@@ -6,6 +6,7 @@ from typing import Any
 
 from daybreak import families, parameters
 from daybreak.architecture import Architecture
+from daybreak.compare import recurrent
 from daybreak.compare.subject import Subject, find
 from daybreak.compare.words import WORDS
 from daybreak.families.family import Family
@@ -16,7 +17,7 @@ CACHE_DTYPES = ("float32", "bfloat16")
 
 def overview() -> list[dict[str, Any]]:
     """Every family in the order of history: name, title, year, story, paper and sizes."""
-    return [_family(family) for family in families.everyone()]
+    return [*map(recurrent.told, families.recurrents()), *map(_family, families.everyone())]
 
 
 def describe(name: str) -> dict[str, Any]:
@@ -25,8 +26,11 @@ def describe(name: str) -> dict[str, Any]:
     Keys: `name`, `kind` (family, model or folder), `family`, `decisions` (by room, each a list of `field`,
     `title`, `words`), `architecture`, `special_tokens`, `starts_with_bos`; of a model or folder also `hub`,
     `note`, `parameters`, `weight_bytes` and `cache_bytes_per_1000_tokens`, and where such
-    checkpoints were published `packed_weight_bytes`. Raises `DaybreakError` where nothing is called `name`.
+    checkpoints were published `packed_weight_bytes`. Of a recurrent model `state_bytes` stands in the
+    place of those of a cache. Raises `DaybreakError` where nothing is called `name`.
     """
+    if (other := recurrent.find_recurrent(name)) is not None:
+        return recurrent.described(other)
     subject = find(name)
     told: dict[str, Any] = {
         "name": subject.name,

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from daybreak import parameters
+from daybreak.compare import recurrent
+from daybreak.compare.recurrent import RecurrentSubject
 from daybreak.compare.subject import Subject, find
 from daybreak.compare.words import WORDS, Word
+from daybreak.families.recurrent import Lstm, count
 
 
 def differences(first: str, second: str) -> dict[str, Any]:
@@ -14,10 +17,12 @@ def differences(first: str, second: str) -> dict[str, Any]:
 
     Keys: `first` and `second` (`name`, `kind`, `title`, `year`; of models and folders `parameters`) and
     `changes`, a list of `field`, `title`, `first`, `second` (values) and `words` (two sentences). Between two
-    families the fields that only say how large a model is are left out. Raises `DaybreakError` where nothing
-    has that name.
+    families the fields that only say how large a model is are left out. Where one side is recurrent, the
+    first change is `network`. Raises `DaybreakError` where nothing has that name.
     """
-    one, other = find(first, prefer="family"), find(second, prefer="family")
+    one, other = _found(first), _found(second)
+    if isinstance(one, RecurrentSubject) or isinstance(other, RecurrentSubject):
+        return {"first": _side(one), "second": _side(other), "changes": recurrent.changes(one, other)}
     decisions_only = one.kind == other.kind == "family"
     changes = [
         _change(field, word, one, other)
@@ -25,6 +30,10 @@ def differences(first: str, second: str) -> dict[str, Any]:
         if not (decisions_only and word.scale) and _differ(field, word, one, other)
     ]
     return {"first": _side(one), "second": _side(other), "changes": changes}
+
+
+def _found(name: str) -> Subject | RecurrentSubject:
+    return recurrent.find_recurrent(name) or find(name, prefer="family")
 
 
 def _differ(field: str, word: Word, one: Subject, other: Subject) -> bool:
@@ -43,7 +52,7 @@ def _change(field: str, word: Word, one: Subject, other: Subject) -> dict[str, A
     }
 
 
-def _side(subject: Subject) -> dict[str, Any]:
+def _side(subject: Subject | RecurrentSubject) -> dict[str, Any]:
     side: dict[str, Any] = {
         "name": subject.name,
         "kind": subject.kind,
@@ -51,5 +60,7 @@ def _side(subject: Subject) -> dict[str, Any]:
         "year": subject.family.year,
     }
     if subject.kind != "family":
-        side["parameters"] = parameters.count(subject.architecture)
+        shape = subject.architecture
+        counted = sum(count(shape).values()) if isinstance(shape, Lstm) else parameters.count(shape)
+        side["parameters"] = counted
     return side

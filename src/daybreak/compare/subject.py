@@ -39,6 +39,8 @@ def find(name: str, prefer: Literal["family", "model"] = "model") -> Subject:
 
     Nothing is downloaded. Raises `DaybreakError` naming what is nearest.
     """
+    if families.find_recurrent_size(name) or families.recurrent(name):
+        raise DaybreakError(f"{name} is an LSTM, and this is told of transformers only; leave the option out")
     if (Path(name) / "config.json").is_file():
         return _folder(Path(name))
     if (file := find_gguf(name)) is not None:
@@ -76,7 +78,8 @@ def _model(name: str) -> Subject | None:
 
 def _names() -> list[str]:
     sizes = [size for family in families.everyone() for size in family.sizes]
-    return [*sizes, *families.NAMES]
+    recurrent = [size for family in families.recurrents() for size in family.sizes]
+    return [*sizes, *families.NAMES, *recurrent, *families.RECURRENT]
 
 
 def _gguf(file: Path) -> Subject:

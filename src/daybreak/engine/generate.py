@@ -38,7 +38,7 @@ def generate(
     """
     engine = engine or Engine(model, EngineSettings(batch_size))
     chosen = settings_of(model, sampling, settings, defaults)
-    texts = _continuations(model, prepare(model, prompts), chosen, live=bool(chosen.stop))
+    texts = continuations(model, prepare(model, prompts), chosen, live=bool(chosen.stop))
     done = 0
     for finished in write(engine, texts, seed_of(chosen)):
         if progress is not None and finished:
@@ -91,7 +91,7 @@ def stream(
             "the model has no tokenizer, so there is no text to stream; use generate for token ids"
         )
     prompts = prepare(model, [prompt])  # type: ignore[arg-type]
-    texts = _continuations(model, prompts, chosen, live=True)
+    texts = continuations(model, prompts, chosen, live=True)
     return Stream(texts[0], engine or Engine(model, EngineSettings(batch_size=1)), seed_of(chosen))
 
 
@@ -125,7 +125,7 @@ def seed_of(sampling: Sampling) -> int:
     return secrets.randbits(63) if sampling.seed is None else sampling.seed
 
 
-def _continuations(
+def continuations(
     model: Model, prompts: Sequence[Prompt], sampling: Sampling, live: bool
 ) -> list[Continuation]:
     endings = endings_of(model, sampling)

@@ -44,8 +44,8 @@ FAMILY = RecurrentFamily(
     model_type="awd_lstm",
     base=Lstm(),
     sizes={
-        "awd-lstm-1150": RecurrentSize({"hidden": 1150}, 44_271_600, "the paper's; WikiText-103"),
-        "awd-lstm-1152": RecurrentSize({"hidden": 1152}, 44_333_280, "fastai's; WikiText-103"),
+        "awd-lstm-1150": RecurrentSize({"hidden": 1150}, 44_271_600, "the paper's width"),
+        "awd-lstm-1152": RecurrentSize({"hidden": 1152}, 44_333_280, "fastai's width; published by fast.ai as wt103-fwd and wt103-bwd"),
     },
     rules=RULES,
     twins=TWINS,

@@ -96,7 +96,7 @@ class AwdLstm(nn.Module):
 
     def fresh(self, batch: int) -> State:
         """The state before any token: zeros."""
-        widths = [layer.width for layer in self.layers]
+        widths = [self.shape.widths(layer)[1] for layer in range(self.shape.layers)]
         zeros = [self.head_bias.new_zeros(batch, width) for width in widths]
         return [(zero, zero) for zero in zeros]
 
@@ -151,7 +151,7 @@ def initialise_lstm(model: AwdLstm, seed: int = 0) -> None:
     generator = torch.Generator().manual_seed(seed)
     model.tokens.weight.uniform_(-0.1, 0.1, generator=generator)
     model.head_bias.zero_()
-    for layer in model.layers:
-        bound = layer.width**-0.5
+    for number, layer in enumerate(model.layers):
+        bound = model.shape.widths(number)[1] ** -0.5
         for parameter in layer.parameters():
             parameter.uniform_(-bound, bound, generator=generator)
