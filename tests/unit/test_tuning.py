@@ -249,3 +249,29 @@ def test_no_example_is_said(tmp_path: Path) -> None:
     with pytest.raises(DaybreakError, match="no example"):
         tune(Texts(model_of(), []), settings(), tmp_path / "run", Silent())
     assert not (tmp_path / "run").exists()
+
+
+def test_adapters_are_trained_kept_and_merged(tmp_path: Path) -> None:
+    """The folder holds what the adapter makes of the model, and the adapter alone does the same."""
+    before = {name: one.clone() for name, one in model_of().decoder.named_parameters()}
+    given = settings(lora={"rank": 2, "dropout": 0.1}, optimizer={"lr": 0.05})
+    tuned(tmp_path / "whole", given)
+    job = interrupted(9)
+    with pytest.raises(Killed):
+        tuned(tmp_path / "killed", given, job)
+    base = {name: one for name, one in job.modules.named_parameters() if ".adapters." not in name}
+    assert same(base, before), "only the adapter is trained"
+    tuned(tmp_path / "killed", given)
+    assert steps(tmp_path / "whole") == steps(tmp_path / "killed")
+    assert same(weights(tmp_path / "whole" / "model"), weights(tmp_path / "killed" / "model"))
+    model, tokens = model_of(), torch.arange(9)[None]
+    plain = model.logits(tokens)
+    model.load_adapter(tmp_path / "whole" / "adapter", "mine")
+    merged = daybreak.load(tmp_path / "whole" / "model").logits(tokens)
+    torch.testing.assert_close(model.logits(tokens), merged, rtol=1e-5, atol=1e-5)
+    assert (merged - plain).abs().max() > 0.01
+
+
+def test_an_adapter_that_could_not_be_merged_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(DaybreakError, match=r"lora\.targets: the head and the token embedding are one"):
+        tuned(tmp_path / "run", settings(lora={"targets": ["attention", "head"]}))

@@ -40,6 +40,7 @@ from torch import Tensor, nn
 
 from daybreak.data.order import draw, permuted
 from daybreak.errors import DaybreakError
+from daybreak.model.heads import Scorer
 from daybreak.train.precision import products
 from daybreak.train.run_status import Ending
 from daybreak.train.stop import Stop
@@ -90,6 +91,10 @@ class Job(ABC, Generic[E]):
     def parts(self, examples: Sequence[E], micro: int) -> Iterable[Any]:
         """A step's examples in parts that are read at once: here lists of at most `micro` of them."""
         return (examples[first : first + micro] for first in range(0, len(examples), micro))
+
+    def fresh(self) -> Iterable[Tensor]:
+        """What begins as noise, and is trained even where all else has adapters: the heads of scorers."""
+        return [m.head.weight for m in self.modules.modules() if isinstance(m, Scorer)]
 
     def score(self, micro: int) -> dict[str, float]:
         """Figures of the held-out examples: the means of the loss and of what else `loss` tells."""

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from daybreak import settings as reading
 from daybreak.errors import DaybreakError
+from daybreak.language_model import LanguageModel
+from daybreak.model.adapters import DEFAULT, add_lora
 from daybreak.model.decoder import Decoder
 from daybreak.model.dropout import add_dropout
+from daybreak.model.merging import merge, why_not_merged
 from daybreak.train import run_folder
 from daybreak.train.records import Screen
 from daybreak.train.run_status import Ending
@@ -23,6 +27,8 @@ from daybreak.train.tuning_settings import FREE, TuningSettings
 from daybreak.train.tuning_state import TuningState
 
 E = TypeVar("E")
+ADAPTER = "adapter"
+"""Where a run leaves its adapter."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +95,24 @@ def _prepare(job: Job[E], settings: TuningSettings) -> None:
     cuda = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
     job.modules.to("cuda" if cuda else "cpu" if settings.device == "auto" else settings.device)
     job.dtype = DTYPES[settings.dtype]
+    decoders = list(_decoders(job))
+    for decoder in decoders:
+        if settings.lora is not None:
+            add_lora(decoder, settings.lora, seed=settings.seed)
+            if reason := why_not_merged(decoder, DEFAULT):  # not only when all is done
+                raise DaybreakError(f"lora.targets: {reason}; leave head and tokens out")
+        add_dropout(decoder, **vars(settings.dropout))
+    if settings.lora is not None:
+        for one in job.fresh():
+            one.requires_grad_(True)
+    job.modules.train()
+
+
+def _decoders(job: Job[Any]) -> Iterator[Decoder]:
+    """Those that are trained."""
     for module in job.modules.modules():
         if isinstance(module, Decoder) and any(one.requires_grad for one in module.parameters()):
-            add_dropout(module, **vars(settings.dropout))
-    job.modules.train()
+            yield module
 
 
 def _changes(before: TuningSettings, given: TuningSettings, folder: Path) -> dict[str, tuple[object, object]]:
@@ -121,5 +141,17 @@ def _finish(tuning: Tuning[E], folder: Path) -> int | None:
     if tuning.job.held_out and (found is not None or not tuning.records.last_scores):
         tuning.records.last_scores = tuning.score()
     tuning.job.modules.eval()
+    if tuning.settings.lora is not None:
+        _merge(tuning.job, folder / ADAPTER)
     tuning.job.save(folder / run_folder.EXPORT)
     return found
+
+
+def _merge(job: Job[Any], folder: Path) -> None:
+    """The adapter by itself, in PEFT's files, and then in the weights, so that the model is an ordinary
+    one."""
+    decoders, model = list(_decoders(job)), getattr(job, "model", None)
+    if isinstance(model, LanguageModel):
+        model.save_adapter(folder, DEFAULT)
+    for decoder in decoders:
+        merge(decoder, DEFAULT)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from daybreak.errors import DaybreakError
+from daybreak.model.lora_settings import LoraSettings
 from daybreak.train.amount import Amount
 from daybreak.train.settings import CheckpointSettings, LogSettings, ScheduleSettings
 
@@ -85,6 +86,8 @@ class TuningSettings:
     optimizer: TuningOptimizer = field(default_factory=TuningOptimizer)
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     dropout: DropoutSettings = field(default_factory=DropoutSettings)
+    lora: LoraSettings | None = None
+    """Train low-rank adapters and leave the weights as they are: --lora.rank 8, --lora.targets attention."""
     evaluation: TuningEvaluation = field(default_factory=TuningEvaluation)
     checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
     log: LogSettings = field(default_factory=lambda: LogSettings(tensorboard=False))
