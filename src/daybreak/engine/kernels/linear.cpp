@@ -12,12 +12,12 @@ const char* instructions() { return NAME; }
 void linear(const Matrix* matrix, const float* inputs, int64_t tokens, float* results, int64_t threads) {
     static thread_local Rounded own;
     Rounded& rounded = own;
-    if (matrix->quantised()) rounded.size_for(tokens, matrix->inputs, matrix->group);
+    rounded.size_for(*matrix, tokens);
 #pragma omp parallel num_threads(threads)
     {
-        if (matrix->quantised()) {
+        if (rounds(*matrix)) {
 #pragma omp for schedule(static)
-            for (int64_t token = 0; token < tokens; token++) round_token(inputs + token * matrix->inputs, token, rounded);
+            for (int64_t token = 0; token < tokens; token++) round_token(*matrix, inputs, token, rounded);
         }
         multiply(*matrix, {inputs, tokens, matrix->inputs, &rounded}, results);
     }

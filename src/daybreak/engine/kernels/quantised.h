@@ -11,10 +11,8 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <vector>
 
 #if defined(__AVX512VNNI__) || defined(__AVX2__)
 #include <immintrin.h>
@@ -23,6 +21,7 @@
 #endif
 
 #include "matrix.h"
+#include "rounded.h"
 #include "vectors.h"
 
 namespace daybreak {
@@ -184,53 +183,6 @@ inline Whole part(const Sums& sums, int number) {
 }
 
 #endif
-
-// Activations of some tokens, rounded: [tokens, inputs] with their scales and sums [tokens, groups].
-struct Rounded {
-    std::vector<int8_t> numbers;
-    std::vector<float> scales;
-    std::vector<int32_t> sums;
-    int64_t width = 0, group = 0, groups = 0;
-
-    void size_for(int64_t tokens, int64_t inputs, int64_t of_group) {
-        width = inputs, group = of_group, groups = (inputs + of_group - 1) / of_group;
-        numbers.resize(tokens * groups * group);
-        scales.resize(tokens * groups);
-        sums.resize(tokens * groups);
-    }
-};
-
-// One group of a token; what is beyond its end becomes 0. A scale that is not finite says that an input was not.
-inline void round_group(const float* inputs, int64_t count, int64_t group, int8_t* numbers, float& scale, int32_t& total) {
-    Vector most = {}, poison = {};
-    for (int64_t i = 0; i < count; i += LANES) {
-        const Vector values = load(inputs + i, count - i);
-        most = larger(size(values), most);
-        poison += values * 0.0f;
-    }
-    const float top = largest(most);
-    const float factor = top > 0 ? 127.0f / top : 0.0f;
-    scale = top / 127.0f + sum(poison);
-    typedef int8_t Bytes __attribute__((vector_size(LANES)));
-    Whole sums = {};
-    for (int64_t i = 0; i < group; i += LANES) {
-        const Vector values = i + LANES <= count ? load(inputs + i) : (i < count ? load(inputs + i, count - i) : Vector{});
-        const Whole rounded = __builtin_convertvector(nearest(values * factor), Whole);
-        const Bytes bytes = __builtin_convertvector(rounded, Bytes);
-        std::memcpy(numbers + i, &bytes, LANES);
-        sums += rounded;
-    }
-    total = sum(sums);
-}
-
-inline void round_token(const float* inputs, int64_t token, Rounded& rounded) {
-    const int64_t padded = rounded.groups * rounded.group;
-    for (int64_t g = 0; g < rounded.groups; g++) {
-        const int64_t begin = g * rounded.group, each = token * rounded.groups + g;
-        round_group(inputs + begin, std::min(rounded.group, rounded.width - begin), rounded.group,
-                    rounded.numbers.data() + token * padded + begin, rounded.scales[each], rounded.sums[each]);
-    }
-}
 
 // One block of rows for T tokens, from `token` on; the weights `ahead` bytes further are asked for on the way.
 template <int T, int BITS>

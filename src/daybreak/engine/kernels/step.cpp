@@ -176,10 +176,6 @@ void add(const Model& model, float* hidden, const float* normed, const float* ad
     for (int64_t i = 0; i < count; i++) hidden[i] = carried[i] * model.residual_scale + added[i];
 }
 
-void round_if(const Matrix& matrix, const float* values, int64_t token, Rounded& rounded) {
-    if (matrix.quantised()) round_token(values + token * matrix.inputs, token, rounded);
-}
-
 // The phases of a layer, called by every thread of a team.
 void layer(const Model& model, const Block& block, const Tokens& tokens, Room& room, std::vector<float>& scores) {
     const int64_t count = tokens.count, width = model.width, key_width = model.heads.key_heads * model.heads.width;
@@ -188,10 +184,10 @@ void layer(const Model& model, const Block& block, const Tokens& tokens, Room& r
 #pragma omp for schedule(static)
     for (int64_t token = 0; token < count; token++) {
         if (!post) norm_of(model, block.attention_norm, hidden + token * width, normed + token * width);
-        round_if(block.query, normed, token, room.by_width);
+        round_token(block.query, normed, token, room.by_width);
         if (apart) {
             norm_of(model, block.mlp_norm, hidden + token * width, room.mlp_normed.data() + token * width);
-            round_if(block.up, room.mlp_normed.data(), token, room.by_mlp_width);
+            round_token(block.up, room.mlp_normed.data(), token, room.by_mlp_width);
         }
     }
     const Input input{normed, count, width, &room.by_width};
@@ -216,11 +212,11 @@ void layer(const Model& model, const Block& block, const Tokens& tokens, Room& r
     attention(model, block, tokens, room, scores);
 #pragma omp for schedule(static)
     for (int64_t token = 0; token < count; token++) {
-        round_if(block.out, room.mixed.data(), token, room.by_mixed);
+        round_token(block.out, room.mixed.data(), token, room.by_mixed);
         if (parallel) {
             float* inner = room.inner.data() + token * model.inner;
             activate(model, inner, model.gated ? room.gate.data() + token * model.inner : nullptr);
-            round_if(block.down, room.inner.data(), token, room.by_inner);
+            round_token(block.down, room.inner.data(), token, room.by_inner);
         }
     }
     multiply(block.out, {room.mixed.data(), count, width, &room.by_mixed}, room.added.data());
@@ -236,7 +232,7 @@ void layer(const Model& model, const Block& block, const Tokens& tokens, Room& r
         }
         add(model, own, of_norm, added, width);
         norm_of(model, post ? block.attention_norm : block.mlp_norm, own, post ? own : of_norm);
-        round_if(block.up, normed, token, room.by_mlp_width);
+        round_token(block.up, normed, token, room.by_mlp_width);
     }
     if (parallel) return;
     const Input second{normed, count, width, &room.by_mlp_width};
@@ -247,7 +243,7 @@ void layer(const Model& model, const Block& block, const Tokens& tokens, Room& r
     for (int64_t token = 0; token < count; token++) {
         float* inner = room.inner.data() + token * model.inner;
         activate(model, inner, model.gated ? room.gate.data() + token * model.inner : nullptr);
-        round_if(block.down, room.inner.data(), token, room.by_inner);
+        round_token(block.down, room.inner.data(), token, room.by_inner);
     }
     multiply(block.down, {room.inner.data(), count, model.inner, &room.by_inner}, room.added.data());
 #pragma omp barrier
@@ -266,10 +262,10 @@ void prepare(const Model& model, const Tokens& tokens, Room& room) {
     room.inner.resize(count * model.inner);
     if (model.gated) room.gate.resize(count * model.inner);
     const Block& block = model.blocks[0];
-    if (block.query.quantised()) room.by_width.size_for(count, width, block.query.group);
-    if (block.up.quantised()) room.by_mlp_width.size_for(count, width, block.up.group);
-    if (block.out.quantised()) room.by_mixed.size_for(count, width, block.out.group);
-    if (block.down.quantised()) room.by_inner.size_for(count, model.inner, block.down.group);
+    room.by_width.size_for(block.query, count);
+    room.by_mlp_width.size_for(block.up, count);
+    room.by_mixed.size_for(block.out, count);
+    room.by_inner.size_for(block.down, count);
     room.scores.resize(std::max<size_t>(room.scores.size(), tokens.threads));
     room.tiles.clear();
     for (int64_t token = 0; token < count;) {
