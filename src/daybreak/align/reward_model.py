@@ -22,6 +22,7 @@ from daybreak.checkpoint.save import save_folder, to_json
 from daybreak.errors import DaybreakError
 from daybreak.families.family import Family
 from daybreak.language_model import LanguageModel
+from daybreak.model.decoder import Decoder
 from daybreak.model.heads import Scorer, scorer_of
 from daybreak.rules import Rule
 from daybreak.text.tokenizer import Tokenizer
@@ -38,7 +39,8 @@ class RewardModel:
     """What says how good a text is: larger is better; only differences have a meaning of their own."""
 
     family: Family
-    decoder: Scorer
+    decoder: Decoder
+    """A `Scorer`."""
     tokenizer: Tokenizer | None
     config: dict[str, Any] = field(default_factory=dict)
     """config.json of the model that it began as."""
@@ -51,6 +53,11 @@ class RewardModel:
     @property
     def architecture(self) -> Architecture:
         return self.decoder.architecture
+
+    @property
+    def scorer(self) -> Scorer:
+        assert isinstance(self.decoder, Scorer)
+        return self.decoder
 
     @classmethod
     def of(cls, model: LanguageModel, seed: int = 0) -> RewardModel:
@@ -66,7 +73,7 @@ class RewardModel:
         with torch.no_grad():
             for first in range(0, len(order), batch):
                 rows = order[first : first + batch]
-                found[rows] = scores(self.decoder, [texts[row] for row in rows]).cpu() + self.shift
+                found[rows] = scores(self.scorer, [texts[row] for row in rows]).cpu() + self.shift
         return found
 
     def save(self, folder: Path) -> None:

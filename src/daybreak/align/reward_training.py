@@ -41,7 +41,7 @@ class RewardJob(Job[Compared]):
     def loss(self, part: Sequence[Compared]) -> Scored:
         """All answers of a prompt stand in one part, one row each."""
         texts = [text.tokens for ranking in part for text in ranking.texts]
-        flat = scores(self.model.decoder, texts)  # [answers of all prompts]
+        flat = scores(self.model.scorer, texts)  # [answers of all prompts]
         rewards, values, real = beside(part, flat)
         losses = ranking_losses(rewards, values, real)
         figures = {"accuracy": right(rewards.detach(), values, real).sum()}
