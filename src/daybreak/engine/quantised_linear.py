@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -47,11 +49,13 @@ class QuantisedMatrix(nn.Module):
 
 
 class QuantisedLinear(QuantisedMatrix):
-    """A linear layer with weights of few bits, for inference only.
+    """A linear layer with weights of few bits, which stay as they are.
 
     With the compiled kernels activations are rounded to 8 bits, too, with a scale for each token and group of
     inputs, and everything else is exact. Without them the weights are unpacked for each call, which is right
-    and slow.
+    and slow. So they are in training mode, in which the layer is not unless somebody says so, and wherever
+    its inputs want a gradient (QLoRA, Dettmers et al., arXiv 2305.14314): adapters learn what the rounded
+    weights compute, and nothing else is rounded.
     """
 
     bias: Tensor | None
@@ -59,15 +63,36 @@ class QuantisedLinear(QuantisedMatrix):
     def __init__(self, width: int, outputs: int, bias: bool, scheme: Scheme) -> None:
         super().__init__(width, outputs, scheme)
         self.register_buffer("bias", torch.empty(outputs) if bias else None)
+        self.eval()
 
     def forward(self, inputs: Tensor) -> Tensor:
         """[.., width] -> [.., outputs], in the inputs' dtype."""
         flat = inputs.reshape(-1, self.width).float()
-        if library().functions is not None and inputs.device.type == "cpu":
+        if self.training or (flat.requires_grad and torch.is_grad_enabled()):
+            found: Tensor = _Unpacked.apply(flat, self)  # type: ignore[no-untyped-call]
+        elif library().functions is not None and inputs.device.type == "cpu":
             found = multiply(flat, self.packed, self.bias, self.outputs, self.scheme)
         else:
             found = nn.functional.linear(flat, self.whole(), self.bias)
         return found.view(*inputs.shape[:-1], self.outputs).to(inputs.dtype)
+
+
+class _Unpacked(torch.autograd.Function):
+    """A product with unpacked weights, which are unpacked anew for the gradient: between the passes they take
+    no memory.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, layer: QuantisedLinear) -> Tensor:
+        """[rows, width] float32 -> [rows, outputs]."""
+        ctx.layer = layer
+        with torch.autocast(inputs.device.type, enabled=False):
+            return nn.functional.linear(inputs, layer.whole(), layer.bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Of the inputs; weights and biases have none."""
+        return gradient @ ctx.layer.whole(), None
 
 
 class QuantisedTied(QuantisedLinear):
