@@ -131,12 +131,14 @@ VARIED = [
 
 
 @pytest.mark.skipif(library().functions is None, reason=library().about)
-@pytest.mark.parametrize("bits", [None, 8, 4])
+@pytest.mark.parametrize("bits", [None, 16, 8, 4])
 @pytest.mark.parametrize("architecture", VARIED)
 def test_a_token_does_not_depend_on_those_beside_it(architecture: Architecture, bits: int | None) -> None:
     """To the last bit: alone or beside others, at once or in parts."""
     decoder = decoder_of(architecture, 1)
-    if bits is not None:
+    if bits == 16:
+        decoder.to(torch.bfloat16)
+    elif bits is not None:
         quantise(decoder, bits)
     texts = texts_of(architecture, [70, 33, 1, 16, 50], 2)
     alone = []
