@@ -15,6 +15,7 @@ from torch.optim import AdamW
 from daybreak.align.ppo_settings import PpoOptimizer, PpoSettings
 from daybreak.errors import DaybreakError
 from daybreak.train.checkpoints import Checkpoints
+from daybreak.train.optimizers import straighten
 from daybreak.train.run_folder import CHECKPOINTS
 from daybreak.train.state import complete
 
@@ -116,6 +117,7 @@ class Part:
 
     def __init__(self, module: nn.Module, settings: PpoOptimizer) -> None:
         self.trained = {name: one for name, one in module.named_parameters() if one.requires_grad}
+        straighten(self.trained.values())
         self._optimizer = AdamW(
             list(self.trained.values()),
             lr=settings.lr,

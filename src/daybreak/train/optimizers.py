@@ -20,6 +20,7 @@ def optimizers(
 
     Matrices and embeddings decay, norms and biases do not. `products` is the dtype of Muon's.
     """
+    straighten(decoder.parameters())
     named = dict(decoder.named_parameters())
     inside = set[str]()
     if settings.name == "muon":
@@ -40,6 +41,19 @@ def optimizers(
         decay = settings.weight_decay
         found.append(Muon(matrices, products, lr=settings.muon_lr, weight_decay=decay, momentum=0.95))
     return found
+
+
+@torch.no_grad()
+def straighten(parameters: Iterable[Tensor]) -> None:
+    """Have every parameter lie in memory row by row, in place; before its first gradient and optimizer.
+
+    Matrices that a checkpoint stores turned or fused are loaded as views of the file. torch's fused optimizers
+    go through the memory of a parameter, its gradient and its state side by side (on the CPU, torch 2.13), and
+    where these do not lie alike they move each number by the gradient of another.
+    """
+    for one in parameters:
+        if not one.is_contiguous():
+            one.data = one.data.contiguous()
 
 
 def set_options(chosen: Sequence[Optimizer], settings: OptimizerSettings) -> None:

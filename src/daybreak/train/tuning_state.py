@@ -16,6 +16,7 @@ from torch.optim import AdamW, Optimizer, RMSprop
 from daybreak.errors import DaybreakError
 from daybreak.train.checkpoints import Checkpoints
 from daybreak.train.course import Course
+from daybreak.train.optimizers import straighten
 from daybreak.train.run_folder import CHECKPOINTS
 from daybreak.train.settings import BatchSettings, CheckpointSettings, Settings
 from daybreak.train.state import complete
@@ -77,6 +78,7 @@ class TuningState:
         self.checkpoints = Checkpoints(folder / CHECKPOINTS, settings.checkpoints, tell)
         self._best = Checkpoints(folder / BEST, CheckpointSettings(every=1, keep=2, background=False), tell)
         self._settings = settings.optimizer
+        straighten(self.trained.values())
         self._optimizer = _optimizer(list(self.trained.values()), settings.optimizer)
         self._saved: int | None = None
         self.data = ""
