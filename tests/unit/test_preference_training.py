@@ -232,7 +232,8 @@ def settings(folder: Path, **tree: Any) -> PreferenceSettings:
 
 
 def trained(given_: PreferenceSettings, folder: Path) -> TuningOutcome:
-    own = job_of(daybreak.load(given_.start), daybreak.load(given_.start), given_)
+    reference = None if given_.lora is not None else daybreak.load(given_.start)
+    own = job_of(daybreak.load(given_.start), reference, given_)
     return tune(own, given_, folder, Silent())
 
 
@@ -248,6 +249,18 @@ def test_a_run_learns_what_people_preferred(loss: str, tmp_path: Path) -> None:
     assert outcome.scores["margin"] > 0 and outcome.scores["kl_k3"] >= 0
     policy = daybreak.load(tmp_path / "run" / "model")
     assert not torch.equal(policy.decoder.tokens.weight, daybreak.load(given_.start).decoder.tokens.weight)
+
+
+def test_adapters_need_no_second_model(tmp_path: Path) -> None:
+    given_ = settings(tmp_path, lora={"rank": 4}, optimizer={"lr": 3e-3})
+    outcome = trained(given_, tmp_path / "run")
+    told = steps(tmp_path / "run")
+    assert told[1]["loss"] == pytest.approx(0.6931472, abs=1e-4)  # they begin as nothing
+    assert told[max(told)]["loss"] < told[1]["loss"] and outcome.scores["kl_k3"] > 0
+    start, policy = daybreak.load(given_.start), daybreak.load(tmp_path / "run" / "model")
+    assert torch.equal(policy.decoder.tokens.weight, start.decoder.tokens.weight)
+    written_ = sampling.write(policy, ["ab"] * 3, Sampling(max_new_tokens=5, temperature=1.0, seed=0))
+    assert sampling.kl(written_, start.decoder).k3 > 0
 
 
 class Killed(BaseException):

@@ -237,6 +237,17 @@ def test_a_run_learns_what_people_preferred(tmp_path: Path) -> None:
     assert again.step == outcome.step and same == found
 
 
+def test_adapters_leave_the_weights_and_train_the_head(tmp_path: Path) -> None:
+    given_ = settings(tmp_path, lora={"rank": 4, "targets": ["attention"]}, epochs=2)
+    _, found = trained(given_, tmp_path / "run")
+    model, start = load_reward_model(tmp_path / "run" / "model"), daybreak.load(given_.start)
+    assert found is not None and found.accuracy > 0.6
+    assert not torch.equal(model.scorer.head.weight, RewardModel.of(start).scorer.head.weight)
+    for name, one in start.decoder.named_parameters():
+        same = torch.equal(one, model.decoder.get_parameter(name))
+        assert same == (".attention." not in name or name.endswith(".bias"))
+
+
 def test_demonstrations_are_worth_nothing_on_average(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in written(tmp_path / "r.jsonl", 8).read_text().splitlines()]
     for row in rows[:3]:

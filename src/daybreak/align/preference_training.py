@@ -197,17 +197,21 @@ class PreferenceJob(Job[Pair]):
         return blake2b(repr(texts).encode(), digest_size=16).hexdigest()
 
 
-def job_of(model: LanguageModel, reference: LanguageModel, settings: PreferenceSettings) -> PreferenceJob:
-    """The job that the settings describe, with its data read; `reference` is the same model, and stays as it
-    is. Its log-probabilities are computed here, once. Raises `DaybreakError` for data that does not fit."""
+def job_of(
+    model: LanguageModel, reference: LanguageModel | None, settings: PreferenceSettings
+) -> PreferenceJob:
+    """The job that the settings describe, with its data read. `reference` is the same model, and stays as it
+    is; None: the model will be trained by adapters, and is its own reference without them. The reference's
+    log-probabilities are computed here, once. Raises `DaybreakError` for data that does not fit."""
     data, loss = settings.data, settings.loss
     learned, kept = divided(data)
-    reference.decoder.requires_grad_(False).eval()
     texts, left = all_compared(model, learned, data.context, data.longer)
     held, left_held = all_compared(model, kept, data.context, data.longer)
     mismatch = settings.seed if loss.name == "kto" else None
-    examples = referred(reference.decoder, pairs_of(texts), mismatch)
-    others = referred(reference.decoder, pairs_of(held), mismatch)
+    start = (reference or model).decoder.eval()
+    examples = referred(start, pairs_of(texts), mismatch)
+    others = referred(start, pairs_of(held), mismatch)
+    frozen = None if reference is None else start.requires_grad_(False)
     prompts = [one.prompt for one in kept] or [one.prompt for one in learned]
     words = told(data, len(examples), "pairs", len(others), left + left_held)
-    return PreferenceJob(model, reference.decoder, examples, others, loss, settings.kl, prompts, words)
+    return PreferenceJob(model, frozen, examples, others, loss, settings.kl, prompts, words)

@@ -16,9 +16,7 @@ class Scorer(Decoder):
     transformers' classifiers have it; one number is a reward."""
 
     def __init__(self, architecture: Architecture, labels: int = 1) -> None:
-        super().__init__(architecture)
-        if architecture.tied:
-            del self.tied_head
+        super().__init__(architecture)  # the tied head, which has no weights, stays and is not asked
         inputs = architecture.embedding_width or architecture.width
         self.head = nn.Linear(inputs, labels, bias=False)
 

@@ -57,5 +57,6 @@ def dpo(
     from daybreak.language_model import load
 
     assert out is not None
-    policy, reference = (load(settings.start, settings.revision) for _ in range(2))
+    policy = load(settings.start, settings.revision)
+    reference = None if settings.lora is not None else load(settings.start, settings.revision)
     return tuning.run(job_of(policy, reference, settings), settings, out, as_json, "daybreak chat {}")
