@@ -24,8 +24,9 @@ from daybreak.checkpoint.gguf import open_gguf
 from daybreak.checkpoint.hub import resolve
 from daybreak.checkpoint.opened import open_folder
 from daybreak.checkpoint.save import save_folder, to_json
+from daybreak.engine.adapted import Adapters
 from daybreak.engine.chat import Answer, chat
-from daybreak.engine.continuation import Result
+from daybreak.engine.continuation import IN_USE, Result
 from daybreak.engine.engine import Engine, EngineSettings
 from daybreak.engine.generate import Stream, generate, stream
 from daybreak.engine.infill import Filled, InfillStream, infill, infill_stream
@@ -97,10 +98,11 @@ class LanguageModel(Adapted):
         batch_size: int = 32,
         engine: Engine | None = None,
         progress: Callable[[int, int], None] | None = None,
+        adapters: Adapters = IN_USE,
         **settings: Any,
     ) -> list[Result]:
-        """Continue one prompt or many, given as texts or lists of token ids; see
-        `daybreak.engine.generate.generate`.
+        """Continue one prompt or many, given as texts or lists of token ids; with `adapters` one for all of
+        them, or one for each, by name. See `daybreak.engine.generate.generate`.
 
         `settings` are fields of `Sampling`: max_new_tokens, temperature (0: greedy), top_p, seed, stop, n and
         more.
@@ -113,6 +115,7 @@ class LanguageModel(Adapted):
             batch_size=batch_size,
             engine=engine,
             progress=progress,
+            adapters=adapters,
             **settings,
         )
 
@@ -188,8 +191,8 @@ class LanguageModel(Adapted):
         """
         if self.adapter is not None and merging.merged(self.decoder) is None:
             raise DaybreakError(
-                f"adapter {self.adapter!r} is used beside the weights; save_adapter saves it alone, merge puts "
-                "it into the weights, and use(None) leaves it out"
+                f"adapter {self.adapter!r} is used beside the weights; save_adapter saves it alone, merge "
+                "puts it into the weights, and use(None) leaves it out"
             )
         if is_quantised(self.decoder):
             raise DaybreakError(

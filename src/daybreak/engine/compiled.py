@@ -158,6 +158,7 @@ class CompiledHead:
         self._kept: list[Tensor] = []
         module: nn.Module = decoder.tied_head if decoder.architecture.tied else decoder.head
         if isinstance(module, Tied):
+            self._kept.append(decoder.tokens.weight.detach())
             self._matrix = _table(decoder.tokens.weight, None)
         else:
             self._matrix = _matrix(module, self._kept)
@@ -189,6 +190,7 @@ def _matrix(module: nn.Module, kept: list[Tensor]) -> structures.Matrix:
     if not module.weight.is_contiguous():
         # As read from files that hold it transposed; from now on it lies as the products want it.
         module.weight.data = module.weight.detach().contiguous()
+    kept.append(module.weight.detach())  # also where the module gets other ones
     return _table(module.weight, None if module.bias is None else _kept(module.bias, kept))
 
 

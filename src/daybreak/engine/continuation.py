@@ -11,6 +11,8 @@ from daybreak.engine.settings import Sampling
 from daybreak.text.stream import TextStream
 
 FinishReason = Literal["stop", "length"]
+IN_USE = ""
+"""Instead of an adapter's name: the one that the model uses at the time."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Continuation:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprob | None] | None = None
     finish_reason: FinishReason | None = None
+    adapter: str | None = IN_USE
+    """The name of the adapter that writes it; None: the model without any."""
 
     def __post_init__(self) -> None:
         if not self.room:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from daybreak.engine import logprobs
+from daybreak.engine import adapted, logprobs
 from daybreak.engine.chooser import Chooser
 from daybreak.engine.continuation import Continuation
 from daybreak.engine.memory import available
@@ -26,6 +26,7 @@ from daybreak.engine.sampling import stream_key
 from daybreak.engine.speculation import Draft, Guesser, Lookup, Worth
 from daybreak.engine.step import stepper
 from daybreak.errors import DaybreakError
+from daybreak.model import merging
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Engine:
         """
         self.settings = settings or EngineSettings()
         self._decoder = model.decoder
+        self._weights = merging.weights(model.decoder)
         self._device = model.decoder.tokens.weight.device
         self._live = live_vocabulary(model)
         weights = str(model.decoder.tokens.weight.dtype).removeprefix("torch.")
@@ -93,7 +95,10 @@ class Engine:
         """How often a text gave its pages to others."""
 
     def add(self, text: Continuation, seed: int) -> Running:
-        """Have a text written. Raises `DaybreakError` where its keys and values would not fit even alone."""
+        """Have a text written. Raises `DaybreakError` where its keys and values would not fit even alone, and
+        for an adapter that the model does not have.
+        """
+        text.adapter = adapted.adapter_of(self._decoder, text.adapter, self._weights)
         longest = len(text.prompt.tokens) + text.room
         if (needed := self.pages.layout.bytes_for(longest, self.settings.chunk)) > self.pages.limit:
             raise DaybreakError(
@@ -112,7 +117,7 @@ class Engine:
             endings=sorted(text.endings),
             device=self._device,
         )
-        added = Running(text, chooser, architecture, self.pages)
+        added = Running(text, chooser, architecture, self.pages, adapted.mark(self._decoder, text.adapter))
         if not added.done:
             self.waiting.append(added)
         return added
@@ -172,7 +177,7 @@ class Engine:
         found = self._guesser.guess([one for one, _ in plan], self.settings.guesses)
         for number, (one, _) in enumerate(plan):
             room = one.text.room - len(one.text.tokens) - 1
-            own = found[number][: max(0, room)]
+            own = found[number][: max(0, room)] if one.text.adapter is None else []
             none[number] = own if own and one.table.reach(len(one.tokens) + len(own)) else []
             one.proposed += len(none[number])
         return none
@@ -240,7 +245,13 @@ class Engine:
         if one.read <= begin < end:
             own = rows[begin - one.read : end - one.read]
             following = prompt[begin + 1 : end + 1]
-            one.scores += logprobs.of_rows(own, following, self._step.unembed, one.alternatives, self._live)
+            one.scores += logprobs.of_rows(
+                own,
+                following,
+                lambda hidden: self._step.unembed(hidden, [one.text.adapter] * len(hidden)),
+                one.alternatives,
+                self._live,
+            )
         if len(one.scores) >= len(prompt):
             one.text.prompt_logprobs = list(one.scores[: len(prompt)])
 
@@ -248,7 +259,8 @@ class Engine:
         """One more token for each text, from what the head reads of its last one, and another one for every
         guess that was right.
         """
-        logits = self._step.unembed(torch.cat([rows for _, _, rows in ready]))  # [rows, vocabulary]
+        adapters = [one.text.adapter for one, _, rows in ready for _ in rows]
+        logits = self._step.unembed(torch.cat([rows for _, _, rows in ready]), adapters)  # [rows, vocabulary]
         best, ids = logits[:, : self._live].max(-1)
         likeliest = torch.where(best.isfinite(), ids, -1).tolist()
         row = 0

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from daybreak.engine import frame
-from daybreak.engine.continuation import Continuation, Result
+from daybreak.engine.adapted import Adapters, assign
+from daybreak.engine.continuation import IN_USE, Continuation, Result
 from daybreak.engine.engine import Engine, EngineSettings, write
 from daybreak.engine.frame import Frame
 from daybreak.engine.prompts import Model, Prompt, Prompts, prepare, special_tokens
@@ -26,6 +27,7 @@ def generate(
     batch_size: int = 32,
     engine: Engine | None = None,
     progress: Callable[[int, int], None] | None = None,
+    adapters: Adapters = IN_USE,
     **settings: Any,
 ) -> list[Result]:
     """Continue every prompt; `n` results per prompt, in the order of the prompts.
@@ -33,12 +35,14 @@ def generate(
     `settings` are fields of `Sampling` and go before generation_config.json's; with `sampling` that file is
     not asked, with `defaults=False` only for its token ids. Texts are written beside each other, at most
     `batch_size` at a time; with an `engine` by this one, which remembers what it has read. `progress` is
-    called with the number of finished texts and of all. Raises `DaybreakError` for a prompt that the model
-    cannot read and for settings that make no sense.
+    called with the number of finished texts and of all. `adapters` names one adapter, or one for each prompt;
+    None is the model without any, and nothing said the one in use. Raises `DaybreakError` for a prompt that
+    the model cannot read and for settings that make no sense.
     """
     engine = engine or Engine(model, EngineSettings(batch_size))
     chosen = settings_of(model, sampling, settings, defaults)
     texts = continuations(model, prepare(model, prompts), chosen, live=bool(chosen.stop))
+    assign(texts, adapters)
     done = 0
     for finished in write(engine, texts, seed_of(chosen)):
         if progress is not None and finished:

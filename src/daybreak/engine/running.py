@@ -20,8 +20,14 @@ class Running:
     """One text. Whatever is lost of its pages is read again; its tokens are not lost."""
 
     def __init__(
-        self, text: Continuation, chooser: Chooser, architecture: Architecture, pages: Pages
+        self,
+        text: Continuation,
+        chooser: Chooser,
+        architecture: Architecture,
+        pages: Pages,
+        weights: bytes = b"",
     ) -> None:
+        """`weights`: what tells them from the model's own, where an adapter changes them."""
         self.text = text
         self.chooser = chooser
         self.tokens = list(text.prompt.tokens)
@@ -39,7 +45,7 @@ class Running:
         blanks = architecture.blanks
         self._layout = None if blanks is None else GrowingLayout(blanks, self.tokens)
         # A token of a context depends on all of it.
-        self._start = (
+        self._start = weights + (
             b"" if self._layout is None else array("q", self.tokens[: self._layout.context]).tobytes()
         )
         self._keys: list[bytes] = []
@@ -85,9 +91,9 @@ class Running:
         begin, end = self.read, self.read + count
         tokens = [*self.tokens[begin:end], *proposals]
         if self._layout is None:
-            return Part(self.table, tokens, begin)
+            return Part(self.table, tokens, begin, adapter=self.text.adapter)
         positions, blocks = self._layout.of(self.tokens, begin, end)
-        return Part(self.table, tokens, begin, positions, blocks, self._layout.context)
+        return Part(self.table, tokens, begin, positions, blocks, self._layout.context, self.text.adapter)
 
     def note_read(self, count: int) -> None:
         """So many more tokens are in the pages; whole blocks can be found by others from now on."""

@@ -14,6 +14,7 @@ from daybreak.engine.compiled import CompiledHead, CompiledLayers, why_not
 from daybreak.engine.memory import available
 from daybreak.engine.paged_cache import PagedCache
 from daybreak.engine.pages import Pages, PageTable
+from daybreak.model.adapters import selected
 from daybreak.model.decoder import Decoder
 from daybreak.model.positions import rotary_turns
 from daybreak.model.reading import Reading
@@ -34,6 +35,8 @@ class Part:
     """Of a model with blanks the places within a piece."""
     context: int = 0
     """Places below are a context, whose tokens see all of it."""
+    adapter: str | None = None
+    """What corrects the weights for it."""
 
     @property
     def end(self) -> int:
@@ -54,13 +57,13 @@ class Stepper(Protocol):
     def read(self, parts: Sequence[Part]) -> Tensor:
         """What the head reads, [all tokens, width], in the order of the parts."""
 
-    def unembed(self, hidden: Tensor) -> Tensor:
-        """[rows, width] -> [rows, vocabulary] float32."""
+    def unembed(self, hidden: Tensor, adapters: Sequence[str | None] = ()) -> Tensor:
+        """[rows, width] -> [rows, vocabulary] float32; `adapters`: those of the rows, where they have any."""
 
 
 def stepper(decoder: Decoder, pages: Pages) -> Stepper:
     """The compiled step where it serves, else torch."""
-    return TorchStep(decoder, pages) if why_not(decoder) else CompiledStep(decoder, pages)
+    return TorchStep(decoder, pages) if why_not(decoder) else AdaptedStep(decoder, pages)
 
 
 class CompiledStep:
@@ -91,7 +94,8 @@ class CompiledStep:
             return hidden
         return self._decoder.project_out(hidden.to(self._decoder.tokens.weight.dtype)).float()  # type: ignore[no-any-return]
 
-    def unembed(self, hidden: Tensor) -> Tensor:
+    def unembed(self, hidden: Tensor, adapters: Sequence[str | None] = ()) -> Tensor:
+        del adapters
         return self._head(hidden)
 
 
@@ -132,8 +136,9 @@ class TorchStep:
                 found[number] = self._read([part])[0]
         return torch.cat([found[number] for number in range(len(parts))])
 
-    def unembed(self, hidden: Tensor) -> Tensor:
-        return self._decoder.unembed(hidden).float()
+    def unembed(self, hidden: Tensor, adapters: Sequence[str | None] = ()) -> Tensor:
+        with selected(self._decoder, adapters or [None] * len(hidden)):
+            return self._decoder.unembed(hidden.to(self._decoder.tokens.weight.dtype)).float()
 
     def _read(self, parts: Sequence[Part]) -> Tensor:
         """[parts, tokens, width]; all have as many tokens. Keys stand at the right, so that the newest are in
@@ -160,4 +165,43 @@ class TorchStep:
             open_keys=open_keys,
         )
         cache = PagedCache(self._pages, [part.table for part in parts], lengths[:, 0], count)
-        return self._decoder(reading, cache)  # type: ignore[no-any-return]
+        with selected(self._decoder, [part.adapter for part in parts]):
+            return self._decoder(reading, cache)  # type: ignore[no-any-return]
+
+
+class AdaptedStep(CompiledStep):
+    """The compiled step, and torch's for texts with an adapter: of those the compiled one knows nothing. What
+    is in the pages is the same for both.
+    """
+
+    def __init__(self, decoder: Decoder, pages: Pages) -> None:
+        super().__init__(decoder, pages)
+        self._other = TorchStep(decoder, pages)
+
+    def read(self, parts: Sequence[Part]) -> Tensor:
+        adapted = [part for part in parts if part.adapter is not None]
+        if not adapted:
+            return super().read(parts)
+        plain = [part for part in parts if part.adapter is None]
+        rows = [*_rows(self._other.read(adapted), adapted)]
+        if plain:
+            rows += _rows(super().read(plain), plain)
+        found = dict(zip(map(id, [*adapted, *plain]), rows, strict=True))
+        return torch.cat([found[id(part)] for part in parts])
+
+    def unembed(self, hidden: Tensor, adapters: Sequence[str | None] = ()) -> Tensor:
+        adapted = [row for row, name in enumerate(adapters) if name is not None]
+        if not adapted:
+            return super().unembed(hidden)
+        logits = self._other.unembed(hidden[adapted], [adapters[row] for row in adapted])
+        plain = [row for row, name in enumerate(adapters) if name is None]
+        every = torch.empty(len(hidden), logits.shape[1])
+        every[adapted] = logits
+        if plain:
+            every[plain] = super().unembed(hidden[plain])
+        return every
+
+
+def _rows(read: Tensor, parts: Sequence[Part]) -> Sequence[Tensor]:
+    """What was read of each part, in float32."""
+    return torch.split(read.float(), [len(part.tokens) for part in parts])

@@ -27,6 +27,8 @@ class Switch:
     off: bool = False
     merged: str | None = None
     """Which one is in the weights."""
+    weights: int = 0
+    """Of each merge a number that no other ever had; 0: none is merged."""
     before: list[tuple[nn.Parameter, Tensor]] = field(default_factory=list)
     """The weights that were there."""
     trained: list[nn.Parameter] = field(default_factory=list)

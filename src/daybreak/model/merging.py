@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import cast
 
 import torch
@@ -11,6 +12,8 @@ from daybreak.errors import DaybreakError
 from daybreak.model.adapters import known, of, use
 from daybreak.model.decoder import Decoder
 from daybreak.model.lora import Lora, Switch, Whole
+
+_numbers = itertools.count(1)
 
 
 def why_not_merged(decoder: Decoder, name: str) -> str | None:
@@ -48,7 +51,7 @@ def merge(decoder: Decoder, name: str) -> None:
     switch.before = [(parameter, parameter.data) for parameter, _ in changes]
     for parameter, merged in changes:
         parameter.data = merged.to(parameter.dtype)
-    switch.merged = name
+    switch.merged, switch.weights = name, next(_numbers)
 
 
 def unmerge(decoder: Decoder, name: str) -> None:
@@ -60,8 +63,13 @@ def unmerge(decoder: Decoder, name: str) -> None:
         raise DaybreakError(f"adapter {name!r} is not merged into the weights; nothing is to be undone")
     for parameter, before in switch.before:
         parameter.data = before
-    switch.before, switch.merged = [], None
+    switch.before, switch.merged, switch.weights = [], None, 0
     use(decoder, name)
+
+
+def weights(decoder: Decoder) -> int:
+    """A number of the weights as they are: 0 for the decoder's own, another one for each merge."""
+    return (decoder.switch or Switch()).weights
 
 
 def merged(decoder: Decoder) -> str | None:
