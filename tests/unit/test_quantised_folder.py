@@ -46,13 +46,13 @@ def write(source: Path, out: Path, scheme: Scheme | None = None, **options: Any)
 
 
 def as_read(source: Path, scheme: Scheme) -> Decoder:
-    """What `daybreak.load(source, bits=..)` gives, in any scheme."""
+    """What `daybreak.load(source, bits=..)` gives, in any scheme; nothing in it is to be trained."""
     opened = opened_source(source, None, None, True)
     others = partial(Quantiser, scheme=scheme)
     spelled = opened.spelled or opened.family
-    return fill(
-        spelled, opened.architecture, opened.found, torch.float32, torch.device("cpu"), source, others
-    )
+    place = torch.device("cpu")
+    decoder = fill(spelled, opened.architecture, opened.found, torch.float32, place, source, others)
+    return decoder.requires_grad_(False)
 
 
 @pytest.mark.parametrize("name", families.NAMES)

@@ -89,8 +89,6 @@ def quantise(weight: Tensor, scheme: Scheme, name: str = "a matrix") -> Quantise
     groups = -(-width // group)
     values = torch.zeros(rows, groups * group)
     values[:, :width] = weight
-    if not values.isfinite().all():
-        raise DaybreakError(f"{name} has weights that are not finite, so it cannot be quantised")
     values = values.view(rows, groups, group)
     middle = MIDDLE[scheme.bits]
     first = 0 if scheme.zeros and scheme.bits == 4 else 1
@@ -103,7 +101,9 @@ def quantise(weight: Tensor, scheme: Scheme, name: str = "a matrix") -> Quantise
     else:
         scales = values.abs().amax(-1) / (last - middle)
         zeros = torch.full_like(scales, middle)
-    numbers = (values / _not_zero(scales)[..., None] + zeros[..., None]).round().clamp(first, last)
+    if not scales.isfinite().all():  # a largest weight is infinite or NaN where one is
+        raise DaybreakError(f"{name} has weights that are not finite, so it cannot be quantised")
+    numbers = values.div_(_not_zero(scales)[..., None]).add_(zeros[..., None]).round_().clamp_(first, last)
     numbers = numbers.to(torch.uint8).flatten(1)[:, :width]
     return Quantised(numbers, scales, zeros if scheme.zeros else None, scheme.bits, scheme.group)
 
