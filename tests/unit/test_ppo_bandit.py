@@ -21,7 +21,7 @@ CLOSE = 0.05
 """Total variation within which the policy has to come; it begins further than 0.25 away."""
 
 
-# Without a network: a table of logits for the first token, and one for the second token behind each first one.
+# Without a network: a table of logits for the first token, and one for the second behind each first one.
 
 TOKENS, LAST, BETA = 4, 3, 0.5
 
@@ -71,7 +71,9 @@ def learned(steps: int = 250, count: int = 512) -> tuple[Tensor, Tensor]:
             plain = policy.advantages(gained, expected, mask)
             white, returns = policy.whiten(plain, mask), plain + expected
         for rows in torch.randperm(count, generator=draw).split(count // 2):
-            losses, _ = policy.policy_losses(tables.logprobs(answers[rows]), wrote[rows], white[rows], mask[rows])
+            losses, _ = policy.policy_losses(
+                tables.logprobs(answers[rows]), wrote[rows], white[rows], mask[rows]
+            )
             missed, _ = policy.value_losses(
                 tables.values(answers[rows]), expected[rows], returns[rows], mask[rows]
             )

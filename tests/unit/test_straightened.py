@@ -58,7 +58,7 @@ def plain(parameters: Sequence[nn.Parameter]) -> Step:
 
 
 @pytest.mark.parametrize("kind", [pretraining, tuning, policy])
-@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "bloom"])
+@pytest.mark.parametrize("family", ["gpt2", "bloom"])
 def test_loaded_weights_move_as_a_plain_optimizer_moves_them(
     kind: Callable[[nn.Module, Path], Step], family: str, tmp_path: Path
 ) -> None:
@@ -76,6 +76,4 @@ def test_loaded_weights_move_as_a_plain_optimizer_moves_them(
             step()
         found.append({name: one.detach() for name, one in decoder.named_parameters()})
     for name, one in found[0].items():
-        torch.testing.assert_close(
-            one, found[1][name], rtol=1e-3, atol=2e-4, msg=lambda text: f"{name}: {text}"
-        )
+        torch.testing.assert_close(one, found[1][name], rtol=1e-3, atol=2e-4)

@@ -1,5 +1,5 @@
-"""A policy of a few tokens whose best distribution is known: the one that PPO's objective, E[score] - beta KL,
-is highest for is pi_ref(answer) exp(score(answer) / beta), normalised (arXiv 2305.18290, equation 4)."""
+"""A policy of a few tokens whose best distribution is known: PPO's objective, E[score] - beta KL, is
+highest for pi_ref(answer) exp(score(answer) / beta), normalised (arXiv 2305.18290, equation 4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an iteration of PPO learns from: answers, how likely each of their tokens was, and what it was worth."""
+"""What an iteration of PPO learns from: answers, how likely their tokens were, and what they were worth."""
 
 from __future__ import annotations
 
@@ -70,9 +70,7 @@ def experienced(
 
 
 @torch.no_grad()
-def _read(
-    players: Players, answers: Sequence[Answer], micro: int, dtype: torch.dtype
-) -> dict[str, Tensor]:
+def _read(players: Players, answers: Sequence[Answer], micro: int, dtype: torch.dtype) -> dict[str, Tensor]:
     """Answers of a similar length are read together."""
     shape = mask_of(answers).shape
     found = {name: torch.zeros(shape) for name in ("logprobs", "entropies", "reference", "values")}

@@ -74,14 +74,15 @@ class Ppo:
             self.prompts[permuted(place % size, size, draw("prompts", settings.seed, place // size))]
             for place in places
         ]
-        answers = write_answers(
-            self.players.policy,
-            chosen,
-            settings.rollout.max_new_tokens,
-            draw("answers", settings.seed, number) % 2**63,
-            settings.rollout.batch_size,
-            self.players.stop_tokens,
-        )
+        with self.players.writing() as writer:
+            answers = write_answers(
+                writer,
+                chosen,
+                settings.rollout.max_new_tokens,
+                draw("answers", settings.seed, number) % 2**63,
+                settings.rollout.batch_size,
+                self.players.stop_tokens,
+            )
         return experienced(self.players, answers, settings, self.state.progress.beta, DTYPES[settings.dtype])
 
     def learn(self, seen: Experience) -> dict[str, Any]:
@@ -122,9 +123,10 @@ class Ppo:
     def _check(self, step: Learned, norms: dict[str, float]) -> None:
         for name, value in {**vars(step), **{f"{one} gradient's norm": norms[one] for one in norms}}.items():
             if value is not None and not math.isfinite(value):
+                number = self.state.progress.iteration + 1
                 raise DaybreakError(
-                    f"the {name.replace('_', ' ')} of iteration {self.state.progress.iteration + 1} is {value}, "
-                    "and the step was not taken; lower optimizer.lr, or use dtype float32"
+                    f"the {name.replace('_', ' ')} of iteration {number} is {value}, and the step was not "
+                    "taken; lower optimizer.lr, or use dtype float32"
                 )
 
     def _note(self, seen: Experience, figures: dict[str, Any], seconds: float) -> None:
@@ -147,13 +149,17 @@ class Ppo:
             return
         prompts, room = self.prompts[: samples.prompts], self.settings.rollout.max_new_tokens
         ends = self.players.stop_tokens
-        own = write_answers(self.players.policy, prompts, room, seed=0, stop_tokens=ends)
+        with self.players.writing() as writer:
+            own = write_answers(writer, prompts, room, seed=0, stop_tokens=ends)
         with self.players.as_reference() as reference:
             others = write_answers(reference, prompts, room, seed=0, stop_tokens=ends)
         self.records.samples(
             iteration,
             [
-                (tokenizer.decode(list(one.prompt)), *(tokenizer.decode(list(x.tokens)) for x in (one, other)))
+                (
+                    tokenizer.decode(list(one.prompt)),
+                    *(tokenizer.decode(list(x.tokens)) for x in (one, other)),
+                )
                 for one, other in zip(own, others, strict=True)
             ],
         )

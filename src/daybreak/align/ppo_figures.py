@@ -142,8 +142,8 @@ class PpoWatch:
             return None
         return (
             f"the values explain none of the returns (explained variance {mean:.2f} over "
-            f"{self._settings.window} iterations): the critic does not learn, and advantages are noise; raise "
-            "optimizer.value_lr, or update.value_clip"
+            f"{self._settings.window} iterations): the critic does not learn, and advantages are noise; "
+            "raise optimizer.value_lr, or update.value_clip"
         )
 
     def _length(self, figures: Figures) -> str | None:
@@ -156,9 +156,9 @@ class PpoWatch:
         if length[1] < GROWN * length[0] or score[1] - score[0] < RISEN * deviation or not deviation:
             return None
         return (
-            f"the score rose from {score[0]:.2f} to {score[1]:.2f} while answers grew from {length[0]:.0f} to "
-            f"{length[1]:.0f} tokens: the reward model may like length itself; read the samples, and compare "
-            "answers of equal length"
+            f"the score rose from {score[0]:.2f} to {score[1]:.2f} while answers grew from "
+            f"{length[0]:.0f} to {length[1]:.0f} tokens: the reward model may like length "
+            "itself; read the samples, and compare answers of equal length"
         )
 
     def _entropy(self, figures: Figures) -> str | None:
@@ -166,8 +166,8 @@ class PpoWatch:
         if figures["entropy"] >= self._settings.entropy * first:
             return None
         return (
-            f"the entropy fell from {first:.2f} to {figures['entropy']:.2f} nats per token: the policy hardly "
-            "tries anything else any more; raise kl.beta, or lower optimizer.lr"
+            f"the entropy fell from {first:.2f} to {figures['entropy']:.2f} nats per token: the policy "
+            "hardly tries anything else any more; raise kl.beta, or lower optimizer.lr"
         )
 
     def _clipped(self, figures: Figures) -> str | None:

@@ -12,7 +12,12 @@ class PpoRecords(TuningRecords):
     """A step is an iteration."""
 
     def iteration(
-        self, number: int, figures: Mapping[str, Any], warnings: Mapping[str, str], tokens: int, seconds: float
+        self,
+        number: int,
+        figures: Mapping[str, Any],
+        warnings: Mapping[str, str],
+        tokens: int,
+        seconds: float,
     ) -> None:
         """Iteration `number` is done: its figures, and what they warn of by kind."""
         for text in warnings.values():

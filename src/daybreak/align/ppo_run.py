@@ -61,7 +61,7 @@ def train_ppo(settings: PpoSettings, folder: Path, screen: Screen) -> PpoOutcome
     folder that do not fit, and for what is not finite.
     """
     with stop_on_signals() as stop, run_folder.locked(folder):
-        before = run_folder.stored(folder, PpoSettings)
+        before = run_folder.stored_as(PpoSettings, folder)
         changes = {} if before is None else _changes(before, settings, folder)
         policy, reward = _models(settings, screen)
         prompts = _prompts(policy, settings)
@@ -131,13 +131,13 @@ def check_tokens(policy: LanguageModel, reward: RewardModel, name: str) -> None:
     own, other = policy.architecture, reward.architecture
     if own.vocabulary != other.vocabulary:
         raise DaybreakError(
-            f"the policy has {own.vocabulary} tokens and the reward model {name} {other.vocabulary}: they must "
-            "share a tokenizer; train the reward model from the policy's own start"
+            f"the policy has {own.vocabulary} tokens and the reward model {name} {other.vocabulary}: they "
+            "must share a tokenizer; train the reward model from the policy's own start"
         )
     if _spelled(policy.tokenizer) != _spelled(reward.tokenizer):
         raise DaybreakError(
-            f"the reward model {name} has another tokenizer than the policy, so it would read other words than "
-            "were written; train it from the policy's own start"
+            f"the reward model {name} has another tokenizer than the policy, so it would read other words "
+            "than were written; train it from the policy's own start"
         )
 
 
@@ -157,7 +157,9 @@ def _models(settings: PpoSettings, screen: Screen) -> tuple[LanguageModel, Rewar
     reward = load_reward_model(settings.reward)
     policy = load(settings.model)
     if policy.tokenizer is None:
-        raise DaybreakError(f"{settings.model} has no tokenizer, so it cannot read prompts; give one that has")
+        raise DaybreakError(
+            f"{settings.model} has no tokenizer, so it cannot read prompts; give one that has"
+        )
     check_tokens(policy, reward, settings.reward)
     cuda = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
     device = "cuda" if cuda else "cpu" if settings.device == "auto" else settings.device
@@ -169,15 +171,15 @@ def _models(settings: PpoSettings, screen: Screen) -> tuple[LanguageModel, Rewar
 def _prompts(policy: LanguageModel, settings: PpoSettings) -> list[tuple[Prompt, list[int]]]:
     """With their token ids. Raises `DaybreakError` for the first that leaves no room for an answer."""
     if settings.prompts == Path():
-        raise DaybreakError("no prompts are named; give a file with rows of {\"prompt\": ...}")
+        raise DaybreakError('no prompts are named; give a file with rows of {"prompt": ...}')
     found, context = [], policy.architecture.context
     for where, prompt in read_prompts(settings.prompts):
         ids = prompt_ids(policy, prompt)
         if len(ids) + settings.rollout.max_new_tokens > context:
             raise DaybreakError(
                 f"{where}: the prompt has {len(ids)} tokens, and with an answer of "
-                f"{settings.rollout.max_new_tokens} (rollout.max_new_tokens) it would not fit the model's context "
-                f"of {context}; shorten or leave it out, or set rollout.max_new_tokens lower"
+                f"{settings.rollout.max_new_tokens} (rollout.max_new_tokens) it would not fit the model's "
+                f"context of {context}; shorten or leave it out, or set rollout.max_new_tokens lower"
             )
         found.append((prompt, ids))
     return found
@@ -190,12 +192,14 @@ def _mix(policy: LanguageModel, settings: PpoSettings) -> Loader | None:
     data = TokenSet.open(settings.mix)
     if data.vocabulary > policy.architecture.vocabulary:
         raise DaybreakError(
-            f"{settings.mix} has {data.vocabulary} tokens and the model {policy.architecture.vocabulary}; build "
-            "it with the model's tokenizer"
+            f"{settings.mix} has {data.vocabulary} tokens and the model {policy.architecture.vocabulary}; "
+            "build it with the model's tokenizer"
         )
-    own = TokenSet.open(settings.mix).tokenizer
+    own = data.tokenizer()
     if _spelled(own) != _spelled(policy.tokenizer):
-        raise DaybreakError(f"{settings.mix} was built with another tokenizer than the model's; build it anew")
+        raise DaybreakError(
+            f"{settings.mix} was built with another tokenizer than the model's; build it anew"
+        )
     context = settings.ptx.context or min(data.context, policy.architecture.context)
     return Loader(data, context, settings.seed)
 
@@ -208,8 +212,8 @@ def _changes(before: PpoSettings, given: PpoSettings, folder: Path) -> dict[str,
     for name, (old, new) in changes.items():
         if begun and name.partition(".")[0] not in (*FREE, "episodes"):
             raise DaybreakError(
-                f"{folder} holds a run with {name} {old!r}, not {new!r}; leave it as it was, or start another "
-                "run with --out"
+                f"{folder} holds a run with {name} {old!r}, not {new!r}; leave it as it was, or start "
+                "another run with --out"
             )
     return changes
 
@@ -240,4 +244,3 @@ def _about(ppo: Ppo) -> dict[str, str]:
         "one iteration": f"{settings.rollout.answers} answers, "
         f"{settings.update.epochs * settings.rollout.answers // settings.update.minibatch} steps",
     }
-

@@ -98,8 +98,8 @@ class PpoState:
         numbers = self.checkpoints.numbers(step)
         if numbers["data"] != self.data:
             raise DaybreakError(
-                "the prompts, the text to mix in, the reward model or the start are not those that this run was "
-                "begun with, so it cannot go on from where it was; start a new run with --out"
+                "the prompts, the text to mix in, the reward model or the start are not those that this run "
+                "was begun with, so it cannot go on from where it was; start a new run with --out"
             )
         self.checkpoints.load(step, self._tensors())
         self.progress = PpoProgress(**numbers["progress"])

@@ -54,7 +54,9 @@ def write_answers(
     prompt, so that a prompt that comes twice is answered twice.
     """
     engine = Engine(model, EngineSettings(batch_size=batch_size, guesses=0))
-    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, stop_tokens=tuple(stop_tokens))
+    sampling = Sampling(
+        max_new_tokens=max_new_tokens, temperature=temperature, stop_tokens=tuple(stop_tokens)
+    )
     endings, texts = endings_of(model, sampling), []
     for place, ids in enumerate(prompts):
         prompt = Prompt(place, tuple(ids), from_text=False)
