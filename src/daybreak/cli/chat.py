@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from daybreak.cli.options import (
+    Adapter,
     Bits,
     CacheDtype,
     Defaults,
@@ -21,7 +22,7 @@ from daybreak.cli.options import (
     Revision,
     sampling_options,
 )
-from daybreak.cli.writing import engine_of, load
+from daybreak.cli.writing import adapt, engine_of, load
 from daybreak.errors import DaybreakError
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def chat(
     bits: Bits = None,
     cache_dtype: CacheDtype = None,
     draft: Draft = None,
+    adapter: Adapter = None,
 ) -> None:
     """Talk with a model; its answers appear as they are written.
 
@@ -67,6 +69,7 @@ def chat(
     for text in (one, system):
         _check_text(text)
     loaded = load(model, revision, dtype, device, bits)
+    adapt(loaded, adapter)
     engine = engine_of(loaded, cache_dtype, draft=draft, bits=bits)
     conversation = Conversation(loaded, engine, system, defaults, settings)
     conversation.introduce()

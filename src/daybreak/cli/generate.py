@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from daybreak.cli.options import (
+    Adapter,
     AsJson,
     BatchSize,
     Bits,
@@ -21,7 +22,7 @@ from daybreak.cli.options import (
     Revision,
     sampling_options,
 )
-from daybreak.cli.writing import engine_of, entries, load_any, tell
+from daybreak.cli.writing import adapt, engine_of, entries, load_any, tell
 from daybreak.cli.writing import texts as read
 from daybreak.errors import DaybreakError
 
@@ -48,6 +49,7 @@ def generate(
     bits: Bits = None,
     cache_dtype: CacheDtype = None,
     draft: Draft = None,
+    adapter: Adapter = None,
 ) -> None:
     """Continue a prompt; the text appears as it is written.
 
@@ -57,11 +59,23 @@ def generate(
         raise DaybreakError("log-probabilities are printed as JSON only; add --json")
     texts = [text for prompt in prompts for text in read(prompt, lines)]
     loaded = load_any(model, revision, dtype, device, bits)
+    _adapt(loaded, adapter)
     settings.update(defaults=defaults, **_engine(loaded, cache_dtype, batch_size, draft, bits))
     if len(texts) == 1 and settings.get("n", 1) == 1 and not as_json:
         _print_stream(loaded, texts[0], settings)
     else:
         _print_all(loaded, texts, as_json, settings)
+
+
+def _adapt(model: AnyModel, adapter: str | None) -> None:
+    from daybreak.language_model import LanguageModel
+
+    if isinstance(model, LanguageModel):
+        adapt(model, adapter)
+    elif adapter is not None:
+        raise DaybreakError(
+            "low-rank adapters are for transformers, and this is an LSTM; leave --adapter out"
+        )
 
 
 def _engine(

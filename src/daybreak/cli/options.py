@@ -50,6 +50,9 @@ Draft = Annotated[
     str | None,
     typer.Option(help="A smaller model of the same tokenizer; it guesses, and the text stays the same."),
 ]
+Adapter = Annotated[
+    str | None, typer.Option(help="A folder of PEFT's with a low-rank adapter that was trained on the model.")
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
 
 

@@ -57,6 +57,17 @@ def load_any(
     return models.load(model, revision, dtype, device, bits)
 
 
+def adapt(model: LanguageModel, folder: str | None) -> None:
+    """Give the model an adapter: in the weights, which costs nothing, unless they would round it away."""
+    if folder is None:
+        return
+    from daybreak.model.merging import why_not_merged
+
+    model.load_adapter(folder, "adapter")
+    if str(model.dtype) == "torch.float32" and why_not_merged(model.decoder, "adapter") is None:
+        model.merge("adapter")
+
+
 def engine_of(
     model: LanguageModel,
     cache_dtype: str | None,
