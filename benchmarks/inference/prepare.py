@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from benchmarks.inference.configurations import NO_GGUF, Configuration, of_shape
 from benchmarks.inference.shapes import Shape, save, shapes
+
+BITS = {"8bit": "8", "4bit": "4"}
+"""Formats of folders that `daybreak quantize` writes."""
 
 
 def prepare(shape: Shape, folder: Path, configurations: list[Configuration]) -> dict[str, dict[str, Any]]:
@@ -49,7 +53,14 @@ def _written(one: Configuration, shape: Shape, plain: Path, place: Path, vocabul
 
         gguf_file.write(plain, place, one.format)
         return place
-    return shape.gguf if one.engine == "daybreak" and shape.gguf is not None else plain
+    if one.engine != "daybreak":
+        return plain
+    source = shape.gguf or str(plain)
+    if one.format not in BITS:
+        return source
+    command = [str(Path(sys.executable).with_name("daybreak")), "quantize", source, "--out", str(place)]
+    subprocess.run([*command, "--bits", BITS[one.format]], check=True, stdout=subprocess.DEVNULL)
+    return place
 
 
 def _read(one: Configuration, path: Path | str, weights: int) -> int:

@@ -12,8 +12,8 @@ from benchmarks.inference.engines import Prompts
 SETTINGS: dict[str, dict[str, Any]] = {
     "float32": {"dtype": "float32"},
     "bfloat16": {"dtype": "bfloat16"},
-    "8bit": {"bits": 8},
-    "4bit": {"bits": 4},
+    "8bit": {},  # a folder with such weights
+    "4bit": {},
 }
 
 
