@@ -16,15 +16,10 @@ import daybreak
 from daybreak import settings as reading
 from daybreak.align import sampling
 from daybreak.align.encoding import Answered, all_compared, log_probs
+from daybreak.align.kto import KtoJob, Opinion, kto_job, mismatched
+from daybreak.align.policy_job import Referred
 from daybreak.align.preference_settings import KlSettings, PreferenceLoss, PreferenceSettings
-from daybreak.align.preference_training import (
-    Pair,
-    PreferenceJob,
-    _mismatched,
-    job_of,
-    pairs_of,
-    referred,
-)
+from daybreak.align.preference_training import Pair, PairsJob, job_of, pairs_of, referred
 from daybreak.data.rankings import read_rankings
 from daybreak.engine.settings import Sampling
 from daybreak.errors import DaybreakError
@@ -55,17 +50,16 @@ def pairs(folder: Path, count: int = 6) -> list[tuple[Answered, Answered]]:
 
 def job(
     examples: Sequence[Pair], loss: PreferenceLoss | None = None, model: LanguageModel | None = None
-) -> PreferenceJob:
-    return PreferenceJob(
-        model or louder(speaking(seed=1)), None, examples, [], loss or PreferenceLoss(), KlSettings(0)
-    )
+) -> PairsJob:
+    given_ = PreferenceSettings(loss=loss or PreferenceLoss(), kl=KlSettings(0))
+    return PairsJob(model or louder(speaking(seed=1)), None, examples, [], given_)
 
 
 def test_the_reference_reads_every_text_once(tmp_path: Path) -> None:
     reference, both = louder(speaking()).decoder, pairs(tmp_path)
     found = referred(reference, both)
     for one, (chosen, rejected) in zip(found, both, strict=True):
-        assert (one.chosen.text, one.rejected.text, one.mismatched) == (chosen, rejected, None)
+        assert (one.chosen.text, one.rejected.text) == (chosen, rejected)
         wanted = log_probs(reference, [chosen, rejected])
         assert one.chosen.reference == pytest.approx(wanted[0].item(), abs=1e-4)
         assert one.rejected.reference == pytest.approx(wanted[1].item(), abs=1e-4)
@@ -76,26 +70,20 @@ LOSSES = [
     PreferenceLoss("dpo", 0.3, smoothing=0.2),
     PreferenceLoss("hinge", 0.3),
     PreferenceLoss("ipo", 0.3),
-    PreferenceLoss("kto", 0.3),
 ]
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: f"{loss.name} {loss.smoothing}")
 def test_the_job_s_loss_is_the_formula(loss: PreferenceLoss, tmp_path: Path) -> None:
-    examples = referred(louder(speaking()).decoder, pairs(tmp_path), 0 if loss.name == "kto" else None)
+    examples = referred(louder(speaking()).decoder, pairs(tmp_path))
     own = job(examples, loss)
     found = own.loss(examples)
     ratios = []
     for one in examples:
-        texts = [each for each in (one.chosen, one.rejected, one.mismatched) if each is not None]
+        texts = [one.chosen, one.rejected]
         now = log_probs(own.model.decoder, [each.text for each in texts]).tolist()
         ratios.append([value - each.reference for value, each in zip(now, texts, strict=True)])
-    if loss.name == "kto":
-        mismatched = [each[2] for each in ratios]
-        every = [each[0] for each in ratios] + [each[1] for each in ratios]
-        liked = [True] * len(ratios) + [False] * len(ratios)
-        wanted = sum(slow.kto(every, liked, mismatched, 0.3)) / 2
-    elif loss.name == "ipo":
+    if loss.name == "ipo":
         lengths = [(one.chosen.text.length, one.rejected.text.length) for one in examples]
         wanted = sum(slow.ipo(a, b, 0.3, own) for (a, b), own in zip(ratios, lengths, strict=True))
     elif loss.name == "hinge":
@@ -118,6 +106,28 @@ def test_at_the_start_nothing_is_preferred(tmp_path: Path) -> None:
     assert found.loss.item() / found.count == pytest.approx(0.6931472, abs=1e-4)
 
 
+def test_the_kto_job_s_loss_is_the_formula(tmp_path: Path) -> None:
+    given_ = settings(tmp_path, loss={"name": "kto", "beta": 0.3, "liked": 1.5}, data={"held_out": 0.0})
+    reference = daybreak.load(given_.start).decoder
+    own = kto_job(louder(speaking(seed=1)), reference, given_)
+    part = own.examples[:7]
+    assert len({one.liked for one in part}) == 2
+
+    def ratios(texts: list[Referred]) -> list[float]:
+        now = log_probs(own.model.decoder, [one.text for one in texts])
+        before = log_probs(reference, [one.text for one in texts])
+        return (now - before).tolist()
+
+    liked = [one.liked for one in part]
+    plain = slow.kto(ratios([one.own for one in part]), liked, ratios([one.mismatched for one in part]), 0.3)
+    found = own.loss(part)
+    assert found.loss.item() == pytest.approx(
+        sum(one * (1.5 if good else 1.0) for one, good in zip(plain, liked, strict=True)), rel=1e-4
+    )
+    assert found.count == 7 and float(found.figures["z0"]) >= 0
+    assert float(found.figures["accuracy"]) == sum(one < 0.5 for one in plain)
+
+
 @how(max_examples=50, deadline=None)
 @given(
     st.lists(
@@ -128,16 +138,40 @@ def test_at_the_start_nothing_is_preferred(tmp_path: Path) -> None:
     st.integers(0, 9),
 )
 def test_mismatched_answers_are_of_other_prompts(rows: list[tuple[list[int], int]], seed: int) -> None:
-    both = []
-    for number, (prompt, length) in enumerate(rows):
-        text = Answered((*prompt, *[100 + number] * length), len(prompt))
-        both.append((text, text))
+    texts = [
+        Answered((*prompt, *[100 + number] * length), len(prompt))
+        for number, (prompt, length) in enumerate(rows)
+    ]
     prompts = {tuple(prompt) for prompt, _ in rows}
-    for (own, _), other in zip(both, _mismatched(both, seed, 6), strict=True):
-        assert other is not None and other.prompt == own.prompt and other.length >= 1
-        assert len(other.tokens) <= 6 and other.tokens[: other.prompt] == own.tokens[: own.prompt]
+    for own, other in zip(texts, mismatched(texts, seed, 6), strict=True):
+        assert other.prompt == own.prompt and other.length >= 1
+        assert len(other.tokens) <= 6 or len(prompts) == 1
+        assert other.tokens[: other.prompt] == own.tokens[: own.prompt]
         whose = rows[other.answer[0] - 100][0]
         assert (tuple(whose) != own.tokens[: own.prompt]) == (len(prompts) > 1)
+
+
+def test_single_answers_will_do_for_kto(tmp_path: Path) -> None:
+    from daybreak.data.rankings import append_rating
+
+    for number in range(12):
+        asked = [{"role": "user", "content": f"q{number}"}]
+        append_rating(
+            tmp_path / "kept.jsonl", asked, ["aa" if number % 2 else "bb"], [1 if number % 2 else -1]
+        )
+    given_ = settings(tmp_path, data={"file": str(tmp_path / "kept.jsonl")}, loss={"name": "kto"}, epochs=6)
+    outcome = trained(given_, tmp_path / "run")
+    told = steps(tmp_path / "run")
+    assert outcome.ending == "finished" and told[max(told)]["loss"] < told[1]["loss"]
+    policy, start = daybreak.load(tmp_path / "run" / "model"), daybreak.load(given_.start)
+    assert policy.tokenizer is not None and "chat_template.jinja" in policy.tokenizer.files
+    own = job_of(start, start, given_)
+    assert isinstance(own, KtoJob)
+    now = log_probs(policy.decoder, [one.own.text for one in own.examples]).tolist()
+    gained = [(value - one.own.reference, one.liked) for value, one in zip(now, own.examples, strict=True)]
+    liked = [gain for gain, good in gained if good]
+    others = [gain for gain, good in gained if not good]
+    assert sum(liked) / len(liked) > sum(others) / len(others)
 
 
 def test_without_its_adapters_the_model_is_the_reference(tmp_path: Path) -> None:
@@ -157,7 +191,7 @@ def test_without_its_adapters_the_model_is_the_reference(tmp_path: Path) -> None
     with disabled(model.decoder):
         again = own.loss(examples)
     assert again.loss.item() == pytest.approx(before.loss.item(), rel=1e-5)
-    assert own._kl()["kl_k3"] > 0
+    assert own.divergence()["kl_k3"] > 0
 
 
 # What it writes -------------------------------------------------------------------------------------------
@@ -245,8 +279,9 @@ def test_a_run_learns_what_people_preferred(loss: str, tmp_path: Path) -> None:
     told = steps(tmp_path / "run")
     first, last = told[1], told[max(told)]
     assert last["loss"] < first["loss"]
-    assert {"accuracy", "margin", "reward_chosen", "reward_rejected"} <= set(last)
-    assert outcome.scores["margin"] > 0 and outcome.scores["kl_k3"] >= 0
+    figures = {"accuracy", "gain", "z0"} if loss == "kto" else {"accuracy", "margin", "reward_chosen"}
+    assert figures <= set(last)
+    assert outcome.scores["gain" if loss == "kto" else "margin"] > 0 and outcome.scores["kl_k3"] >= 0
     policy = daybreak.load(tmp_path / "run" / "model")
     assert not torch.equal(policy.decoder.tokens.weight, daybreak.load(given_.start).decoder.tokens.weight)
 
@@ -272,18 +307,18 @@ def test_a_run_that_is_killed_ends_as_if_it_had_not_been(
 ) -> None:
     given_ = settings(tmp_path, loss={"name": "kto"}, checkpoints={"every": 3}, steps=8)
     trained(given_, tmp_path / "whole")
-    plain, left = PreferenceJob.loss, [11]
+    plain, left = KtoJob.loss, [11]
 
-    def killed(self: PreferenceJob, part: Sequence[Pair]) -> Scored:
+    def killed(self: KtoJob, part: Sequence[Opinion]) -> Scored:
         left[0] -= 1
         if left[0] < 0:
             raise Killed
         return plain(self, part)
 
-    monkeypatch.setattr(PreferenceJob, "loss", killed)
+    monkeypatch.setattr(KtoJob, "loss", killed)
     with pytest.raises(Killed):
         trained(given_, tmp_path / "killed")
-    monkeypatch.setattr(PreferenceJob, "loss", plain)
+    monkeypatch.setattr(KtoJob, "loss", plain)
     trained(given_, tmp_path / "killed")
     assert steps(tmp_path / "killed") == steps(tmp_path / "whole")
     one, other = (daybreak.load(tmp_path / name / "model").decoder for name in ("whole", "killed"))

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from daybreak.data.judged import Judged, read_judged
 from daybreak.data.rankings import (
     Ranking,
     append_rating,
@@ -241,3 +242,52 @@ def test_no_prompt_stands_on_both_sides() -> None:
     assert not {one.prompt for one in learned} & {one.prompt for one in kept}
     assert held_out(rankings, 0.0) == (rankings, [])
     assert held_out(kept, 0.1)[1] == kept
+
+
+# Answers alone ---------------------------------------------------------------------------------------------
+
+
+def test_answers_are_judged_each_for_itself(tmp_path: Path) -> None:
+    file = lines(
+        tmp_path,
+        {"prompt": "1 + 1 =", "completion": " 2", "label": True},
+        {"prompt": ASKED, "completion": [said("5")], "label": False},
+        {"messages": ASKED, "answers": ["4"], "ratings": [1]},
+        {"messages": ASKED, "answers": ["5", "6", "7"], "ratings": [-1, 0, None]},
+        {"messages": ASKED, "answers": ["a", "b", "c"], "ratings": [5, 3, 1]},
+        {"messages": ASKED, "answers": ["a", "b"], "ratings": [3, 3]},
+        {"prompt": "?", "chosen": "x", "rejected": "y"},
+        {"prompt": "?", "answers": ["x", "y", "z"], "ranks": [3, 1, 1]},
+    )
+    found = [(one.answer, one.liked) for one in read_judged(file)]
+    assert found[:4] == [(" 2", True), ("5", False), ("4", True), ("5", False)]
+    assert found[4:6] == [("a", True), ("c", False)]
+    assert found[6:] == [("x", True), ("y", False), ("x", False), ("y", True), ("z", True)]
+    first, second = read_judged(file)[:2]
+    assert first.prompt == "1 + 1 =" and second == Judged(tuple(ASKED), "5", False, f"{file}: line 2")
+
+
+def test_a_table_says_true_and_false(tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_text("prompt,completion,label\na,b,True\na,c,false\n")
+    assert [one.liked for one in read_judged(tmp_path / "r.csv")] == [True, False]
+
+
+@pytest.mark.parametrize(
+    "row, told",
+    [
+        ({"prompt": "?", "completion": "x"}, "line 1 has the columns prompt, completion and the label None"),
+        (
+            {"prompt": "?", "completion": "x", "label": 3},
+            "the label 3; it needs a completion, and true or false",
+        ),
+        ({"prompt": "?", "label": True}, "needs a completion"),
+        ({"completion": "x", "label": True}, "line 1 has neither prompt nor messages"),
+        ({"prompt": "?", "completion": "", "label": True}, "line 1 has an empty answer"),
+        ({"messages": ASKED, "answers": ["4"], "ratings": [0]}, "holds no answer that was liked or not"),
+        ({"prompt": "?", "answers": ["4"], "ranks": [1]}, "learn from single answers with --loss kto"),
+    ],
+)
+def test_what_is_no_judged_answer_is_named(row: dict[str, Any], told: str, tmp_path: Path) -> None:
+    with pytest.raises(DaybreakError) as caught:
+        read_judged(lines(tmp_path, row))
+    assert told in str(caught.value)

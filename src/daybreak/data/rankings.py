@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from daybreak.data.order import draw
 from daybreak.data.rows import rows
@@ -79,20 +79,31 @@ def ranking_of(row: Mapping[str, Any], where: str) -> Ranking:
         prompt, answers, values = _listed(row, where)
     if len(answers) < 2:
         raise DaybreakError(
-            f"{where} has {len(answers)} rated answer, and comparing takes two; add answers, or leave it out"
+            f"{where} has {len(answers)} rated answer, and comparing takes two; add answers, leave it out, "
+            "or learn from single answers with --loss kto"
         )
     if len(set(values)) == 1:
         raise DaybreakError(f"{where}: all {len(answers)} answers are ties, which says nothing; leave it out")
     return Ranking(prompt, tuple(answers), tuple(values), _demonstration(row, where), where)
 
 
-def held_out(rankings: Sequence[Ranking], share: float) -> tuple[list[Ranking], list[Ranking]]:
-    """The rankings in two: those to learn from, and about this share of them kept apart. What was asked
-    decides, so that no prompt stands on both sides, and the same prompts are apart in every run."""
-    sides: tuple[list[Ranking], list[Ranking]] = ([], [])
-    for ranking in rankings:
-        text = json.dumps(ranking.prompt, ensure_ascii=False, sort_keys=True)
-        sides[draw("held out", text) < share * 2**64].append(ranking)
+class Asked(Protocol):
+    """Whatever a prompt belongs to."""
+
+    @property
+    def prompt(self) -> Prompt: ...
+
+
+A = TypeVar("A", bound=Asked)
+
+
+def held_out(rows: Sequence[A], share: float) -> tuple[list[A], list[A]]:
+    """The rows in two: those to learn from, and about this share of them kept apart. What was asked decides,
+    so that no prompt stands on both sides, and the same prompts are apart in every run."""
+    sides: tuple[list[A], list[A]] = ([], [])
+    for row in rows:
+        text = json.dumps(row.prompt, ensure_ascii=False, sort_keys=True)
+        sides[draw("held out", text) < share * 2**64].append(row)
     return sides
 
 
@@ -150,10 +161,17 @@ def _append(file: Path, line: bytes) -> None:
 
 
 def _listed(row: Mapping[str, Any], where: str) -> tuple[Prompt, list[str], list[float]]:
-    prompt = prompt_of(row.get("prompt", row.get("messages")), where)
     if "answers" not in row:
+        prompt_of(row.get("prompt", row.get("messages")), where)
         raise _lacking(row, where)
-    answers, named = row["answers"], [name for name in VALUES if row.get(name) is not None]
+    return rated(row, where)
+
+
+def rated(row: Mapping[str, Any], where: str) -> tuple[Prompt, list[str], list[float]]:
+    """Prompt, answers and values (larger is better) of a row that has lists of these; answers that nobody
+    rated are left out. Raises `DaybreakError` for what is none."""
+    prompt = prompt_of(row.get("prompt", row.get("messages")), where)
+    answers, named = row.get("answers"), [name for name in VALUES if row.get(name) is not None]
     if len(named) != 1:
         said = " and ".join(named) or "none"
         raise DaybreakError(f"{where} needs one of {', '.join(VALUES)} for its answers, and has {said}")
@@ -161,7 +179,7 @@ def _listed(row: Mapping[str, Any], where: str) -> tuple[Prompt, list[str], list
     if not _is_list(answers) or not _is_list(values) or len(answers) != len(values):
         raise DaybreakError(f"{where}: answers and {named[0]} must be lists of equal lengths")
     kept = [
-        (_answer(answer, where), _number(value, named[0], where))
+        (answer_of(answer, where), _number(value, named[0], where))
         for answer, value in zip(answers, values, strict=True)
         if named[0] != "ratings" or value is not None
     ]
@@ -187,7 +205,7 @@ def _pair(row: Mapping[str, Any], where: str) -> tuple[Prompt, list[str], list[f
         return prompt_of(list(whole), where), [_last(talk, where) for talk in talks], [1.0, 0.0]
     if row.get("prompt") is None:
         raise _lacking(row, where)
-    return prompt_of(row["prompt"], where), [_answer(one, where) for one in both], [1.0, 0.0]
+    return prompt_of(row["prompt"], where), [answer_of(one, where) for one in both], [1.0, 0.0]
 
 
 def prompt_of(given: Any, where: str) -> Prompt:
@@ -216,7 +234,9 @@ def _messages(given: Any, where: str) -> tuple[Message, ...]:
         raise DaybreakError(f"{where}: {error}") from None
 
 
-def _answer(given: Any, where: str) -> str:
+def answer_of(given: Any, where: str) -> str:
+    """An answer: a text, or a list of the assistant's one message. Raises `DaybreakError` for what is
+    none."""
     if _is_list(given) and len(given) == 1:
         return _last(_messages(given, where), where)
     if not isinstance(given, str):
@@ -229,12 +249,12 @@ def _answer(given: Any, where: str) -> str:
 def _last(messages: Sequence[Message], where: str) -> str:
     if messages[-1]["role"] != "assistant":
         raise DaybreakError(f"{where}: the last message of an answer must be the assistant's")
-    return _answer(messages[-1]["content"], where)
+    return answer_of(messages[-1]["content"], where)
 
 
 def _demonstration(row: Mapping[str, Any], where: str) -> str | None:
     given = row.get("demonstration")
-    return None if given is None else _answer(given, where)
+    return None if given is None else answer_of(given, where)
 
 
 def _number(given: Any, name: str, where: str) -> float:
