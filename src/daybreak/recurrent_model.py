@@ -111,6 +111,10 @@ class RecurrentModel:
         defaults: bool,
         live: bool,
     ) -> tuple[list[Continuation], int, int]:
+        if self.head:
+            raise DaybreakError(
+                "this is a classifier, and writes no text; take the language model it is made from"
+            )
         if self.architecture.direction == "backward":
             raise DaybreakError(
                 "this model reads texts from their end, so it cannot continue one; take a forward one"

@@ -34,7 +34,10 @@ COMMANDS = {
     "data": "from text to token shards: build them, look at them, published mixtures, what a step read",
     "tokenizer": "train tokenizers, and compare them",
     "pretrain": "train a model of any family on token shards, from scratch or from a checkpoint",
+    "finetune": "teach a model to classify, to compare texts or to choose among them",
+    "classify": "label texts with a fine-tuned model",
     "align": "teach a model what people want: demonstrations, rewards, preferences",
+    "ulmfit": "the LSTM before the transformers: pretrain it, tune it to texts, classify with it",
     "runs": "training runs: a list, or one run's curves",
     "doctor": "what a training run needs, and whether this machine has it",
 }
@@ -50,6 +53,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "align": {
         "sft": "learn answers from demonstrations",
         "reward": "learn from rankings what answers are worth",
+        "ppo": "learn from a reward model's judgement of own answers: PPO, PPO-ptx",
         "dpo": "learn from pairs of answers directly: DPO, IPO, KTO",
         "best-of": "write several answers to each prompt and keep the best",
         "compare": "models beside their reference: win rate, and the divergence it cost",
@@ -57,6 +61,13 @@ GROUPS: dict[str, dict[str, str]] = {
     "tokenizer": {
         "train": "learn a tokenizer from texts",
         "compare": "bytes per token and speed of several, side by side",
+    },
+    "ulmfit": {
+        "pretrain": "learn a language model from scratch",
+        "finetune": "go on with the text of a task",
+        "classify": "train a classifier on a language model, layer by layer",
+        "evaluate": "perplexity of a language model, accuracy of classifiers",
+        "predict": "the class of each text",
     },
 }
 """Commands that are groups of commands; theirs stand in the folder of the group's name."""
