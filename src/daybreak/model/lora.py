@@ -61,10 +61,6 @@ class Lora(nn.Module):
             output.dtype
         )
 
-    def change(self) -> Tensor:
-        """What it adds to the map's weights, [outputs, inputs]."""
-        return self.b @ self.a * self.scale
-
 
 class LoraEmbedding(Lora):
     """The same of the token embedding, whose inputs are ids."""
@@ -76,10 +72,6 @@ class LoraEmbedding(Lora):
     def forward(self, output: Tensor, inputs: Tensor, *_: Tensor) -> Tensor:
         rows = functional.embedding(inputs, self.a.t())  # [.., rank]
         return output + (functional.linear(rows, self.b) * self.scale).to(output.dtype)
-
-    def change(self) -> Tensor:
-        """[vocabulary, width], as the table lies."""
-        return super().change().t()
 
 
 class Whole(nn.Module):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from daybreak.errors import DaybreakError
 from daybreak.model.adapters import known, of, use
 from daybreak.model.decoder import Decoder
-from daybreak.model.lora import Lora, Switch, Whole
+from daybreak.model.lora import Lora, LoraEmbedding, Switch, Whole
 
 _numbers = itertools.count(1)
 
@@ -30,7 +30,7 @@ def why_not_merged(decoder: Decoder, name: str) -> str | None:
 
 @torch.no_grad()
 def merge(decoder: Decoder, name: str) -> None:
-    """Put an adapter into the weights: W + scale · B A, added in float32; what was there is kept.
+    """Put an adapter into the weights: W + scale · B A, added in float64; what was there is kept.
 
     Raises `DaybreakError` where it cannot be, and where another one is there already.
     """
@@ -50,7 +50,7 @@ def merge(decoder: Decoder, name: str) -> None:
     ]
     switch.before = [(parameter, parameter.data) for parameter, _ in changes]
     for parameter, merged in changes:
-        parameter.data = merged.to(parameter.dtype)
+        parameter.data = merged
     switch.merged, switch.weights = name, next(_numbers)
 
 
@@ -81,6 +81,11 @@ def _merged(module: nn.Module, part: nn.Module) -> list[tuple[nn.Parameter, Tens
     """The map's parameters, and what they become."""
     own = dict(module.named_parameters(recurse=False))
     if isinstance(part, Whole):
-        return [(own[name], copy.detach().clone()) for name, copy in part.named_parameters()]
+        return [
+            (own[name], copy.detach().to(own[name].dtype, copy=True))
+            for name, copy in part.named_parameters()
+        ]
     weight, lora = own["weight"], cast(Lora, part)
-    return [(weight, weight.float() + lora.change().to(weight.device))]
+    change = lora.b.double() @ lora.a.double() * lora.scale
+    whole = weight.double() + (change.t() if isinstance(lora, LoraEmbedding) else change).to(weight.device)
+    return [(weight, whole.to(weight.dtype))]
