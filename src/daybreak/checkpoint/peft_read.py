@@ -41,7 +41,7 @@ def load(folder: Path, family: Family, decoder: Decoder, name: str) -> None:
     shared = False
     for place in places(family, decoder.architecture, older=True):
         for module in (place.theirs, *place.also):
-            part = _read_lora(place, module, config, tensors, decoder.architecture)
+            part = read_lora(place, module, config, tensors, decoder.architecture)
             part = part or _read_whole(place, module, tensors, decoder)
             if twice := part.keys() & made.keys():
                 raise DaybreakError(f"{folder} holds an adapter of {min(twice)} twice, under two names")
@@ -108,7 +108,7 @@ def _own_weight(decoder: Decoder, place: Place) -> Tensor | None:
     return module.weight if isinstance(module, nn.Linear | nn.Embedding) else None
 
 
-def _read_lora(
+def read_lora(
     place: Place, module: str, config: PeftConfig, tensors: dict[str, Tensor], architecture: Architecture
 ) -> dict[str, nn.Module]:
     """Takes A and B of a module out of `tensors`; one adapter for each of the maps that it holds."""

@@ -45,7 +45,7 @@ def save(folder: Path, family: Family, decoder: Decoder, name: str, source: str 
             tensors.update(_written_whole(place, own, decoder.architecture))
             whole.append(place.theirs)
             continue
-        placed[place.theirs], found = _written_lora(place, own, decoder.architecture, settings.rslora)
+        placed[place.theirs], found = written_lora(place, own, decoder.architecture, settings.rslora)
         tensors.update(found)
         turned = turned or (not place.is_table and place.rows is not place.layout)
     if parts:
@@ -82,7 +82,7 @@ def _written_whole(
     return found
 
 
-def _written_lora(
+def written_lora(
     place: Place, own: Sequence[nn.Module | None], architecture: Architecture, rslora: bool
 ) -> tuple[Placed, dict[str, Tensor]]:
     """A and B of a module; where its maps do not share one A, those of all of them below each other."""
