@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from daybreak.align import sampling
@@ -89,6 +90,12 @@ class PolicyJob(Job[E]):
 
     def facts(self) -> dict[str, Any]:
         return facts(self.model, self.modules)
+
+
+def device_of(device: str) -> str:
+    """What a run's `device` means on this machine; the reference reads there, too."""
+    auto = "cuda" if torch.cuda.is_available() else "cpu"
+    return auto if device == "auto" else device
 
 
 def read_by(reference: Decoder, texts: Sequence[Answered]) -> dict[Answered, Referred]:

@@ -171,7 +171,8 @@ def rated(row: Mapping[str, Any], where: str) -> tuple[Prompt, list[str], list[f
     """Prompt, answers and values (larger is better) of a row that has lists of these; answers that nobody
     rated are left out. Raises `DaybreakError` for what is none."""
     prompt = prompt_of(row.get("prompt", row.get("messages")), where)
-    answers, named = row.get("answers"), [name for name in VALUES if row.get(name) is not None]
+    answers: Any = row.get("answers")
+    named = [name for name in VALUES if row.get(name) is not None]
     if len(named) != 1:
         said = " and ".join(named) or "none"
         raise DaybreakError(f"{where} needs one of {', '.join(VALUES)} for its answers, and has {said}")
