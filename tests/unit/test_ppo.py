@@ -28,6 +28,7 @@ from daybreak.align.rollout import (
     token_values,
     write_answers,
 )
+from daybreak.cli.main import run
 from daybreak.errors import DaybreakError
 from daybreak.model.decoder import Decoder
 from daybreak.train.stop import Stop
@@ -406,3 +407,37 @@ def test_another_run_is_not_continued(made: Path, tmp_path: Path) -> None:
 def test_text_of_another_tokenizer_is_not_mixed_in(made: Path, tmp_path: Path) -> None:
     data_set(tmp_path / "mix", documents=40, marks=("<|user|>",))
     refused(made, tmp_path, "has 258 tokens and the model 257", mix=str(tmp_path / "mix"))
+
+
+# On the command line
+
+
+def test_the_command(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "align",
+        "ppo",
+        str(made / "model"),
+        str(made / "prompts.jsonl"),
+        "--reward",
+        str(made / "reward"),
+    ]
+    words += [
+        "--out",
+        str(tmp_path / "run"),
+        "--episodes",
+        "16",
+        "--rollout.answers",
+        "8",
+        "--rollout.max-new-tokens",
+        "4",
+    ]
+    words += ["--update.minibatch", "4", "--mix", str(made / "mix"), "--ptx.sequences", "1"]
+    assert run(words) == 0
+    printed = capsys.readouterr().out
+    assert "2 iterations done; the last: score" in printed and "kl " in printed
+    assert daybreak.load(tmp_path / "run" / "model").tokenizer is not None
+    assert run(["align", "ppo", "--out", str(tmp_path / "run"), "--json"]) == 0  # nothing is left to do
+    told = json.loads(capsys.readouterr().out)
+    assert (told["ending"], told["iteration"]) == ("finished", 2)
+    assert run(["align", "ppo", str(made / "model"), "--out", str(tmp_path / "other")]) == 2
+    assert "no reward is named" in capsys.readouterr().err

@@ -53,9 +53,9 @@ def add_gradients(
     sums = torch.zeros(5, dtype=torch.float64)
     for first in range(0, len(order), settings.update.micro):
         sums += _part(players, seen, order[first : first + settings.update.micro], settings, dtype, counted)
-    means = (sums / counted).tolist()
+    gained, missed, clipped, held, moved = (sums / counted).tolist()
     mixed_loss = None if mixed is None else _mix(players, mixed, settings, dtype)
-    return Learned(*means, mixed_loss)
+    return Learned(gained, missed, clipped, held, moved, mixed_loss)
 
 
 def _part(
@@ -87,7 +87,7 @@ def _part(
 
 def _mix(players: Players, windows: Tensor, settings: PpoSettings, dtype: torch.dtype) -> float:
     total, predicted = 0.0, windows.shape[0] * (windows.shape[1] - 1)
-    for part in windows.to(players.device).split(settings.update.micro):
+    for part in torch.split(windows.to(players.device), settings.update.micro):
         with products(dtype, players.device.type):
             loss = loss_sum(players.policy.decoder, Causal().batch(part))
         (loss * (settings.ptx.weight / predicted)).backward()  # type: ignore[no-untyped-call]

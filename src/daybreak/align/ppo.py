@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -43,6 +43,8 @@ class Ppo:
     records: PpoRecords
     loader: Loader | None = None
     """Of the text to mix in."""
+    last: dict[str, Any] = field(default_factory=dict)
+    """Figures of the last iteration."""
 
     def train(self, stop: Stop) -> Ending:
         """Go on until all iterations are done or `stop` is asked for; a checkpoint is left in either case.
@@ -57,7 +59,7 @@ class Ppo:
                 return "stopped"
             began = time.perf_counter()
             seen = self.explore()
-            figures = self.learn(seen)
+            self.last = figures = self.learn(seen)
             self._note(seen, figures, time.perf_counter() - began)
             self._sample(progress.iteration)
             if progress.iteration % settings.checkpoints.every == 0:
@@ -153,16 +155,11 @@ class Ppo:
             own = write_answers(writer, prompts, room, seed=0, stop_tokens=ends)
         with self.players.as_reference() as reference:
             others = write_answers(reference, prompts, room, seed=0, stop_tokens=ends)
-        self.records.samples(
-            iteration,
-            [
-                (
-                    tokenizer.decode(list(one.prompt)),
-                    *(tokenizer.decode(list(x.tokens)) for x in (one, other)),
-                )
-                for one, other in zip(own, others, strict=True)
-            ],
-        )
+        texts = [
+            tuple(tokenizer.decode(list(ids)) for ids in (one.prompt, one.tokens, other.tokens))
+            for one, other in zip(own, others, strict=True)
+        ]
+        self.records.samples(iteration, texts)
 
     def _save(self, wait: bool = True) -> None:
         self.records.saving(self.state.progress.iteration)

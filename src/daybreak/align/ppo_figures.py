@@ -59,7 +59,7 @@ def figures_of(seen: Experience, beta: float, steps: Sequence[Learned]) -> dict[
 
 def quantiles(values: Tensor) -> list[float]:
     """At `QUANTILES`."""
-    return values.double().quantile(torch.tensor(QUANTILES, dtype=torch.float64)).tolist()  # type: ignore[no-any-return]
+    return values.double().quantile(torch.tensor(QUANTILES, dtype=torch.float64)).tolist()
 
 
 class PpoWatch:

@@ -25,7 +25,7 @@ class PpoRecords(TuningRecords):
         told = {**figures, "warnings": list(warnings)}
         self.step(number, told, figures["policy_gradient_norm"], figures["lr"], tokens, seconds)
 
-    def samples(self, iteration: int, written: Sequence[tuple[str, str, str]]) -> None:
+    def samples(self, iteration: int, written: Sequence[tuple[str, ...]]) -> None:
         """(prompt, the policy's answer, the reference's)."""
         assert self._logbook is not None
         for prompt, own, other in written:

@@ -38,6 +38,9 @@ from daybreak.train.stop import Stop, stop_on_signals
 PROBE = "def f(x):\n    return [x, 'Ärger', 12345]  # naïve"
 """A text that two tokenizers are compared by, beside their sizes."""
 
+TOLD = ("score", "kl", "ended", "length")
+"""Figures that the last words of a run tell."""
+
 
 @dataclass(frozen=True)
 class PpoOutcome:
@@ -49,6 +52,8 @@ class PpoOutcome:
     """What stopped it."""
     iteration: int
     iterations: int
+    figures: dict[str, float]
+    """Some of the last iteration's; none where this session made none."""
     exported: Path | None
     """The policy as a Hugging Face folder."""
 
@@ -112,8 +117,9 @@ class Session:
             raise
         signal = stop.signal if ending == "stopped" else None
         records.ended(state.progress.iteration, ending, signal)
-        left = exported if ending == "finished" else None
-        return PpoOutcome(self.folder, ending, signal, state.progress.iteration, settings.iterations, left)
+        left, done = exported if ending == "finished" else None, state.progress.iteration
+        told = {name: ppo.last[name] for name in TOLD if name in ppo.last}
+        return PpoOutcome(self.folder, ending, signal, done, settings.iterations, told, left)
 
 
 def stop_tokens(policy: LanguageModel, prompts: Sequence[Prompt]) -> tuple[int, ...]:
@@ -170,7 +176,7 @@ def _models(settings: PpoSettings, screen: Screen) -> tuple[LanguageModel, Rewar
 
 def _prompts(policy: LanguageModel, settings: PpoSettings) -> list[tuple[Prompt, list[int]]]:
     """With their token ids. Raises `DaybreakError` for the first that leaves no room for an answer."""
-    if settings.prompts == Path():
+    if settings.prompts is None:
         raise DaybreakError('no prompts are named; give a file with rows of {"prompt": ...}')
     found, context = [], policy.architecture.context
     for where, prompt in read_prompts(settings.prompts):

@@ -176,7 +176,7 @@ class PpoSettings:
 
     model: str = ""
     """The policy to start from, which is also the reference: a folder, or a name."""
-    prompts: Path = Path()
+    prompts: Path | None = None
     """What is to be answered: a file of JSON lines, CSV or parquet with a column `prompt` or `messages`."""
     reward: str = ""
     """A folder that `daybreak align reward` wrote."""

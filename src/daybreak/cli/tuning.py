@@ -33,7 +33,7 @@ def check(start: str, out: Path | None, dry_run: bool = False) -> None:
         raise typer.BadParameter("give a folder for the run: --out runs/first")
 
 
-def print_config(settings: TuningSettings, as_json: bool) -> int:
+def print_config(settings: object, as_json: bool) -> int:
     """All settings with their explanations."""
     from daybreak import settings as reading
 

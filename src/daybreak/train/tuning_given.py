@@ -8,9 +8,8 @@ from typing import Any, TypeVar
 
 from daybreak import settings as reading
 from daybreak.train.run_folder import SETTINGS
-from daybreak.train.tuning_settings import TuningSettings
 
-S = TypeVar("S", bound=TuningSettings)
+S = TypeVar("S")
 
 
 def given_settings(
