@@ -164,7 +164,7 @@ def test_weights_of_few_bits_and_bfloat16(tmp_path: Path) -> None:
 
 @COMPILED
 def test_merged_runs_compiled() -> None:
-    """It writes what it wrote beside the weights, and texts without adapters keep the compiled step's bits."""
+    """It writes what it wrote beside the weights; texts without adapters keep the compiled step's bits."""
     model, prompt = adapted(), tokens_of(4, 30)
     plain = write(model_of("gpt2"), [prompt])[0]
     assert write(model, [prompt, prompt], adapters=[None, "one"])[0].logprobs == plain.logprobs

@@ -67,8 +67,8 @@ def change(part: Any) -> Tensor:
 
 @given(st.data())
 def test_fused_adapters_come_apart_as_the_weights_do(data: st.DataObject) -> None:
-    """B A of the fused map, taken apart like the map's weights, is each part's own B A; and put together it is
-    the file's A and B again.
+    """B A of the fused map, taken apart like the map's weights, is each part's own B A; and put together it
+    is the file's A and B again.
     """
     shape, place = data.draw(fused())
     rank = data.draw(st.integers(1, 4))
@@ -282,7 +282,7 @@ def test_adapters_of_other_models(saved: tuple[LanguageModel, Path]) -> None:
 
 def test_folders_that_hold_none(saved: tuple[LanguageModel, Path], tmp_path: Path) -> None:
     model, folder = saved
-    with pytest.raises(DaybreakError, match=r"is no folder of an adapter: adapter_config.json cannot be read"):
+    with pytest.raises(DaybreakError, match=r"is no folder of an adapter: adapter_config.json cannot"):
         model.load_adapter(tmp_path / "nowhere", "b")
     (folder / WEIGHTS).rename(folder / "aside")
     with pytest.raises(DaybreakError, match=r"adapter_model.safetensors cannot be read"):
@@ -392,7 +392,8 @@ def test_few_bits_have_the_same_files(tmp_path: Path) -> None:
     assert difference(few.logits(tokens), again.logits(tokens)) < 1e-5
     dense = daybreak.load(tmp_path / "model")
     dense.load_adapter(tmp_path / "a", "a")
-    assert difference(dense.logits(tokens), few.logits(tokens)) < 0.1
+    apart = (dense.logits(tokens) - few.logits(tokens)).abs().mean() / few.logits(tokens).abs().mean()
+    assert 0 < apart < 0.1
 
 
 def test_modules_are_listed_once() -> None:

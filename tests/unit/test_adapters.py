@@ -96,11 +96,13 @@ def test_only_adapters_are_trained(decoder: Decoder) -> None:
     plain, before = logits_of(decoder, tokens), copy.deepcopy(decoder.state_dict())
     add_lora(decoder, LoraSettings(rank=2, targets=("attention", "mlp", "head", "tokens")))
     assert torch.equal(logits_of(decoder, tokens), plain)
-    optimizer = torch.optim.AdamW(trainable(decoder).values(), lr=0.1)
     for _ in range(2):  # at first A has no gradient, for B is zero
-        optimizer.zero_grad()
+        decoder.zero_grad()
         decoder.logits(tokens).logsumexp(-1).sum().backward()
-        optimizer.step()
+        with torch.no_grad():
+            for one in trainable(decoder).values():
+                assert one.grad is not None
+                one -= 0.01 * one.grad.clamp(-9, 9)
     learned = {name for name, one in decoder.named_parameters() if one.grad is not None}
     assert learned == set(trainable(decoder)) and all(".adapters.default." in name for name in learned)
     assert all(float(one.grad.abs().max()) > 0 for one in trainable(decoder).values())  # type: ignore[union-attr]
@@ -231,10 +233,21 @@ def test_dropout_acts_while_training_alone() -> None:
     assert torch.equal(model.decoder.logits(tokens), plain), "not before somebody asks for training mode"
     model.decoder.train()
     assert torch.equal(model.logits(tokens), plain), "nor where there are no gradients"
-    means = torch.stack([model.decoder.logits(tokens).detach() for _ in range(400)])
-    assert difference(plain, means[0]) > 0.01
+    assert difference(plain, model.decoder.logits(tokens).detach()) > 0.01
     model.decoder.eval()
     assert torch.equal(model.decoder.logits(tokens), plain)
+
+
+def test_dropout_is_right_on_average() -> None:
+    lora = Lora(6, 4, 3, 3.0, False, dropout=0.25)
+    lora.draw(torch.Generator().manual_seed(1))
+    nn.init.ones_(lora.b)
+    read, nothing = torch.arange(1.0, 7.0).expand(40_000, 6), torch.zeros(40_000, 4)
+    exact = lora.eval()(nothing[:1], read[:1]).detach()
+    torch.manual_seed(3)
+    found = lora.train()(nothing, read).detach()
+    assert found.std(0).min() > 0.1
+    assert (found.mean(0) - exact).abs().max() < 5 * found.std(0).max() / 200
 
 
 def test_adapters_of_a_seed_are_the_same() -> None:
@@ -255,8 +268,8 @@ def test_fresh_ones_are_drawn_as_in_peft() -> None:
     lora, table = parts["blocks.0.mlp.up"], parts["tokens"]
     assert isinstance(lora, Lora) and isinstance(table, Lora)
     bound = decoder.architecture.width**-0.5
-    assert 0.98 * bound < float(lora.a.abs().max()) <= bound and not lora.b.any()
-    assert not table.a.any() and 0.9 < float(table.b.std()) < 1.1
+    assert 0.98 * bound < float(lora.a.detach().abs().max()) <= bound and not lora.b.any()
+    assert not table.a.any() and 0.9 < float(table.b.detach().std()) < 1.1
 
 
 def test_a_shared_a_is_one_parameter() -> None:

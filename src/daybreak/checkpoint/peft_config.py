@@ -177,7 +177,7 @@ def ends(names: Sequence[str], every: Iterable[str]) -> list[str]:
     wanted, found = set(names), {}
     others = {end for name in every if name not in wanted for end in _ends(name)}
     for name in names:
-        found[next(end for end in _ends(name) if end not in others)] = None
+        found[next((end for end in _ends(name) if end not in others), name)] = None
     return list(found)
 
 
