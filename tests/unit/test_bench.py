@@ -196,7 +196,7 @@ class Scripted:
 
 
 def test_a_round_takes_the_prompt_off_and_survives_who_fails() -> None:
-    quick, broken = Scripted(0.5, 0.25), Scripted(1, 1, fails=True)
+    quick, broken = Scripted(0.125, 0.25), Scripted(1, 1, fails=True)
     records = [Record("daybreak-float32", "daybreak", True), Record("transformers-float32", "other", True)]
     sides = [Side(record, one) for record, one in zip(records, (quick, broken), strict=True)]  # type: ignore[arg-type]
     plan = Plan(threads=1, prompt=5, together=3, prefill=8, new=(4, 3, 2))
@@ -204,12 +204,20 @@ def test_a_round_takes_the_prompt_off_and_survives_who_fails() -> None:
     rounds.compare()
     assert records[0].same == [2] * 16 and records[1].same is None
     rounds.one()
-    assert records[0].samples[FIRST] == [0.5] and records[0].samples[PREFILL] == [16.0]
+    assert records[0].samples[FIRST] == [0.125] and records[0].samples[PREFILL] == [64.0]
     for batch in BATCHES:
         assert records[0].samples[decode(batch)] == [pytest.approx(batch / 0.25)]
     assert (records[1].problem, records[1].samples, broken.closed) == ("out of order", {}, True)
     flat = [tuple(text) for call in quick.seen for text in call]
     assert len({*flat}) == len(flat)  # nothing is asked twice
+
+
+def test_a_call_that_writes_in_no_time_was_disturbed() -> None:
+    """The prompt's time, which is taken off, was another's."""
+    record = Record("daybreak-float32", "daybreak", True)
+    rounds = Rounds([Side(record, Scripted(1, 0.01))], Plan(threads=1, new=(4, 3, 2)), Drawn(1000))  # type: ignore[arg-type]
+    rounds.one()
+    assert not {decode(batch) for batch in BATCHES} & record.samples.keys()
 
 
 def test_an_engine_whose_process_dies_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
