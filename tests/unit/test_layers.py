@@ -30,8 +30,8 @@ LAYERS = [
     *("recurrent_model", "language_model", "models"),
     "train",
     "transfer",
-    "align",
     "quickstart",
+    "align",
     "compare",
     "cli",
 ]
@@ -55,7 +55,7 @@ LIBRARIES = {
         "quickstart",
         "compare",
     ],
-    "numpy": ["checkpoint", "objectives", "data", "train", "quickstart"],
+    "numpy": ["checkpoint", "objectives", "data", "train", "quickstart", "align"],
     "safetensors": ["checkpoint", "compare"],
     "gguf": ["checkpoint"],
     "tokenizers": ["text", "data"],

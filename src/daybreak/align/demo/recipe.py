@@ -1,0 +1,89 @@
+"""How the demo's small models are trained: numbers that were tried out, for models of a few million weights.
+
+Published ones are for models a thousand times as large, which want learning rates a hundred times as small.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from daybreak import settings as reading
+from daybreak.align.ppo_settings import PpoSettings
+from daybreak.align.preference_settings import PreferenceSettings, RewardSettings
+from daybreak.align.sft_settings import SftSettings
+
+DEMONSTRATIONS = 2000
+"""Real functions at most, in a run of the usual length."""
+RANKED, ANSWERS = 1000, 4
+"""Prompts that are answered so many times for rankings."""
+ITERATIONS, EPISODES = 60, 64
+"""Of PPO, and answers in each."""
+HELD_OUT = 300
+"""Prompts that all models are measured on."""
+_LOG = {"every": 1, "tensorboard": False}
+
+
+def sft(start: str, file: Path, seed: int) -> SftSettings:
+    """Demonstrations, three times."""
+    tree = {
+        "start": start,
+        "seed": seed,
+        "epochs": 3,
+        "batch": {"examples": 32, "micro": 8},
+        "optimizer": {"lr": 1e-3},
+        "data": {"file": str(file), "longer": "leave_out", "held_out": 0.05},
+        "log": _LOG,
+    }
+    return reading.build(SftSettings, tree)
+
+
+def reward(start: str, file: Path, seed: int) -> RewardSettings:
+    """Rankings, twice; the best weights by the prompts held out."""
+    tree = {
+        "start": start,
+        "seed": seed,
+        "epochs": 2,
+        "batch": {"examples": 16, "micro": 8},
+        "optimizer": {"lr": 3e-4},
+        "data": {"file": str(file), "longer": "leave_out", "held_out": 0.15},
+        "log": _LOG,
+    }
+    return reading.build(RewardSettings, tree)
+
+
+def ppo(
+    model: str, prompts: Path, reward: str, mix: Path | None, iterations: int, room: int, seed: int
+) -> PpoSettings:
+    """PPO, or PPO-ptx with text to mix in."""
+    tree = {
+        "model": model,
+        "prompts": str(prompts),
+        "reward": reward,
+        "mix": None if mix is None else str(mix),
+        "seed": seed,
+        "episodes": iterations * EPISODES,
+        "rollout": {"answers": EPISODES, "max_new_tokens": room},
+        "update": {"minibatch": 16, "micro": 16},
+        "optimizer": {"lr": 1e-4, "value_lr": 3e-4, "warmup": min(10, iterations // 4), "ema": 0.9},
+        "kl": {"beta": 0.05},
+        "ptx": {"sequences": 8},
+        "samples": {"every": 0},
+        "checkpoints": {"every": 20},
+        "log": _LOG,
+    }
+    return reading.build(PpoSettings, tree)
+
+
+def dpo(start: str, file: Path, seed: int) -> PreferenceSettings:
+    """All pairs of the rankings, once."""
+    tree = {
+        "start": start,
+        "seed": seed,
+        "batch": {"examples": 32, "micro": 16},
+        "optimizer": {"name": "rmsprop", "lr": 3e-5, "clip": 10.0},
+        "schedule": {"warmup": "10 %"},
+        "data": {"file": str(file), "longer": "leave_out", "held_out": 0.15},
+        "kl": {"prompts": 0},
+        "log": _LOG,
+    }
+    return reading.build(PreferenceSettings, tree)

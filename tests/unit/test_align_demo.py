@@ -1,0 +1,127 @@
+"""The demo's labeller and texts; the whole of it is in a slow test."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from daybreak.align.demo.labeller import NOTHING, labelled
+from daybreak.align.demo.report import spread, table
+from daybreak.align.demo.run import demo
+from daybreak.align.demo.settings import DemoSettings
+from daybreak.align.demo.texts import Texts, demonstrations, examples, write_shards
+from daybreak.cli.main import run
+from daybreak.data.standard_library import SourceFile
+from daybreak.data.token_shards import TokenSet
+from daybreak.errors import DaybreakError
+from tests.unit.tiny_run import Silent, byte_tokenizer
+
+GOOD = 'def f(x):\n    """Double a number."""\n    return 2 * x\n'
+
+
+@pytest.mark.parametrize(
+    ("source", "points"),
+    [
+        (GOOD, "parses documented returns used"),
+        ('def f(x):\n    """Double."""\n    return 2 * x\n', "parses returns used"),
+        ("def f(x):\n    # Double a number.\n    return 2 * x\n", "parses returns used"),
+        ('def f(x):\n    """Double a number."""\n    print(x)\n', "parses documented used"),
+        ('def f(x):\n    """Double a number."""\n    return None\n', "parses documented"),
+        ('def f(x):\n    """Double a number."""\n    return y\n', "parses documented returns"),
+        ('def f(x):\n    """Double a number."""\n', "parses documented"),
+        ('def f():\n    """Count to three."""\n    yield from range(3)\n', "parses documented returns used"),
+        ('def f(self):\n    """Say who it is."""\n    return self.name\n', "parses documented returns used"),
+        (
+            'def f(*args, key=None):\n    """Pass it all on."""\n    return g(key)\n',
+            "parses documented returns used",
+        ),
+        ("def f(x):\n    x = 1\n", "parses"),
+        (GOOD + GOOD, ""),
+        (GOOD + "print(1)\n", ""),
+        ("def f(x):\n    return (x\n", ""),
+        ("def f(x):", ""),
+        ("x = 1\n", ""),
+        ("def f(x):\n    return '\0'\n", ""),
+    ],
+)
+def test_the_labeller_asks_for_what_it_says(source: str, points: str) -> None:
+    label = labelled(source)
+    assert [name for name, given in vars(label).items() if given] == points.split()
+    assert label.score == len(points.split())
+    assert labelled(source, ended=False) == NOTHING
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(alphabet="defx():=\n \"'return1#\\\t", max_size=60))
+def test_the_labeller_takes_any_text(text: str) -> None:
+    assert 0 <= labelled(f"def f(x):\n    {text}").score <= 4
+
+
+def files(*texts: str) -> list[SourceFile]:
+    return [SourceFile(f"file{number}.py", text.encode()) for number, text in enumerate(texts)]
+
+
+def test_examples_are_first_lines_and_the_rest() -> None:
+    found = examples(
+        files(f"import x\n\n{GOOD}\n{GOOD}", "class A:\n    def g(self):\n        pass\n"),
+        byte_tokenizer(),
+        90,
+        90,
+    )
+    assert [(one.prompt, one.answer) for one in found] == [
+        ("def f(x):", '\n    """Double a number."""\n    return 2 * x\n'),
+        ("def g(self):", "\n    pass\n"),
+    ]
+    assert [one.prompt for one in demonstrations(found)] == ["def f(x):"]
+    assert [one.prompt for one in examples(files(GOOD), byte_tokenizer(), 20, 90)] == []
+    assert [one.prompt for one in examples(files(GOOD), byte_tokenizer(), 90, 9)] == []
+
+
+def test_the_files_become_token_shards(tmp_path: Path) -> None:
+    write_shards(tmp_path, Texts(files(GOOD, "x = 1\n"), files("y = 2\n")), byte_tokenizer(), 16)
+    data = TokenSet.open(tmp_path, verify=True)
+    assert data.sources[0].tokens == len(GOOD) + len("x = 1\n") + 2
+    assert data.tokenizer().vocabulary == 257
+
+
+def test_figures_of_several_seeds() -> None:
+    assert (
+        spread([1.0], 2) == "1.00" and spread([1.0, 2.0, 3.0], 1) == "2.0 ± 1.0" and spread([None], 1) == ""
+    )
+    figures: dict[str, Any] = dict.fromkeys(
+        ("label", "full", "reward", "kl", "bits_per_byte", "length", "ended", "distinct"), 1.0
+    )
+    made = {"models": dict.fromkeys(("base", "sft", "dpo", "ppo", "ppo-ptx"), figures)}
+    assert table([made, made]).count("1.00 ± 0.00") == 15
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [({"minutes": 0}, "minutes is 0"), ({"seeds": 0}, "seeds is 0"), ({"room": 2}, "room is 2")],
+)
+def test_settings_that_make_no_sense(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(DaybreakError, match=said):
+        DemoSettings(**given)
+
+
+@pytest.mark.slow
+def test_the_whole_demo_in_small(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["align", "demo", "--minutes", "0.5", "--seeds", "2", "--out", str(tmp_path / "demo")]
+    assert run(words) == 0
+    printed = capsys.readouterr().out
+    assert "| PPO-ptx |" in printed and " ± " in printed
+    for name in ("table.md", "curves.png", "answers.md", "result.json"):
+        assert (tmp_path / "demo" / name).stat().st_size > 100
+    results = json.loads((tmp_path / "demo" / "result.json").read_text())
+    assert len(results) == 2
+    for result in results:
+        assert result["models"]["sft"]["kl"] is None and result["models"]["ppo"]["kl"] >= 0
+        assert 0 <= result["models"]["ppo"]["label"] <= 4 and result["reward_accuracy"] is not None
+    assert demo(DemoSettings(minutes=0.5, seeds=2), tmp_path / "demo", Silent()).results == results
+    with pytest.raises(DaybreakError, match=r"holds a demo with minutes 0\.5, not 1"):
+        demo(DemoSettings(minutes=1.0), tmp_path / "demo", Silent())
