@@ -55,6 +55,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "reward": "learn from rankings what answers are worth",
         "ppo": "learn from a reward model's judgement of own answers: PPO, PPO-ptx",
         "dpo": "learn from pairs of answers directly: DPO, IPO, KTO",
+        "demo": "all of it in one go, with a program for a labeller",
         "best-of": "write several answers to each prompt and keep the best",
         "compare": "models beside their reference: win rate, and the divergence it cost",
     },
