@@ -21,6 +21,7 @@ from tokenizers import Tokenizer as Backend
 import daybreak
 from daybreak import families
 from daybreak.cli.main import run
+from daybreak.data.rankings import read_rankings, uncompared
 from daybreak.engine.chat import NEW_TOKENS, Answer, fit, has_template, prompt, settings_of
 from daybreak.engine.settings import Sampling
 from daybreak.errors import DaybreakError
@@ -370,3 +371,58 @@ def test_in_a_terminal(folder: str) -> None:
 
 def test_the_plain_format_is_the_usual_one() -> None:
     assert sum(families.by_name(name).chat is PLAIN for name in families.NAMES) == len(families.NAMES) - 1
+
+
+def test_ratings_are_kept_for_a_reward_model(
+    folder: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "ratings.jsonl"
+    lines = [
+        "/rate 1",
+        "Q1",
+        "/rate x",
+        "/rate nan",
+        "/rate -",
+        "/retry",
+        "/rate 2",
+        f"/save {tmp_path / 'said'}",
+    ]
+    typed(monkeypatch, [*lines, "Q2", "Q3", "/retry", "/rate +"])
+    options = ("--max-new-tokens", "5", "--temperature", "1", "--seed", "3", "--ratings", str(file))
+    status, _, err = called(capsys, folder, *options)
+    assert status == 0
+    assert err.count("error:") == 3 and "no answer yet" in err and "finite" in err
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [row["ratings"] for row in rows] == [[-1, 2], [None, 1]]  # Q2 was not rated
+    said = json.loads((tmp_path / "said").read_text())
+    assert rows[0]["messages"] == said[:1] and rows[0]["answers"][1] == said[1]["content"]
+    assert rows[0]["answers"][0] != rows[0]["answers"][1] and rows[0]["model"] == folder
+    assert [message["content"] for message in rows[1]["messages"][::2]] == ["Q1", "Q2", "Q3"]
+    (ranking,) = read_rankings(file)
+    assert ranking.values == (-1.0, 2.0) and uncompared(file) == 1
+
+
+def test_an_interrupted_retry_keeps_the_answer_before(
+    folder: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole = Answer.__iter__
+    turns = iter([False, True])
+
+    def interrupted(self: Answer) -> Iterator[str]:
+        if next(turns):
+            raise KeyboardInterrupt
+        yield from whole(self)
+
+    monkeypatch.setattr(Answer, "__iter__", interrupted)
+    typed(monkeypatch, ["Q1", f"/save {tmp_path / 'a'}", "/retry", f"/save {tmp_path / 'b'}"])
+    status, _, err = called(capsys, folder, "--max-new-tokens", "5")
+    assert status == 0 and "stopped" in err
+    assert json.loads((tmp_path / "a").read_text()) == json.loads((tmp_path / "b").read_text())
+
+
+def test_ratings_need_a_file(
+    folder: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed(monkeypatch, ["Q1", "/rate +", "/retry"])
+    status, _, err = called(capsys, folder, "--max-new-tokens", "5", "--temperature", "0")
+    assert status == 0 and "--ratings FILE" in err and "--temperature above 0" in err

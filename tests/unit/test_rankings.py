@@ -21,6 +21,7 @@ from daybreak.data.rankings import (
     held_out,
     ranking_of,
     read_rankings,
+    uncompared,
 )
 from daybreak.errors import DaybreakError
 
@@ -124,7 +125,6 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "an empty answer": ({**GOOD, "answers": ["2", ""]}, "has an empty answer"),
     "a number for an answer": ({**GOOD, "answers": ["2", 3]}, "has 3 as an answer"),
-    "unrated": ({"messages": ASKED, "answers": ["a", "b"], "ratings": [1, None]}, "has 1 rated answer"),
 }
 
 
@@ -135,6 +135,16 @@ def test_what_is_no_ranking_is_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(DaybreakError) as caught:
         read_rankings(file)
     assert told in str(caught.value) and f"{file}: line 2" in str(caught.value)
+
+
+def test_ratings_of_single_answers_are_passed_over(tmp_path: Path) -> None:
+    """Who rates answers in a conversation rates most of them alone."""
+    single = {"messages": ASKED, "answers": ["a", "b"], "ratings": [1, None]}
+    alike = {"messages": ASKED, "answers": ["a", "b"], "ratings": [1, 1]}
+    file = lines(tmp_path, single, {**single, "ratings": [1, 2]}, alike)
+    assert [one.values for one in read_rankings(file)] == [(1.0, 2.0)] and uncompared(file) == 2
+    with pytest.raises(DaybreakError, match="--loss kto"):
+        read_rankings(lines(tmp_path, single))
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from daybreak.align.encoding import Answered, Compared, all_compared
 from daybreak.align.kto import kto_job
 from daybreak.align.policy_job import PolicyJob, Referred, read_by
 from daybreak.align.preference_settings import PreferenceSettings
-from daybreak.align.reward_training import divided, told
+from daybreak.align.reward_training import divided, passed_over, told
 from daybreak.language_model import LanguageModel
 from daybreak.model.decoder import Decoder
 from daybreak.objectives.preference import dpo_losses, hinge_losses, ipo_losses
@@ -92,5 +92,5 @@ def job_of(
     start = frozen or model.decoder.eval()
     examples, others = (referred(start, pairs_of(rankings)) for rankings in (texts, held))
     prompts = [one.prompt for one in kept or learned]
-    words = told(data, len(examples), "pairs", len(others), left + left_held)
+    words = told(data, len(examples), "pairs", len(others), left + left_held, passed_over(data))
     return PairsJob(model, frozen, examples, others, settings, prompts, words)

@@ -13,7 +13,7 @@ from daybreak.align.encoding import Compared, all_compared
 from daybreak.align.preference_settings import RankingData, RewardSettings
 from daybreak.align.reward_model import RewardModel, scores
 from daybreak.align.reward_report import RewardReport, report, write_report
-from daybreak.data.rankings import Ranking, held_out, read_rankings
+from daybreak.data.rankings import Ranking, held_out, read_rankings, uncompared
 from daybreak.engine.prompts import Model
 from daybreak.errors import DaybreakError
 from daybreak.language_model import LanguageModel
@@ -123,9 +123,16 @@ def divided(data: RankingData) -> tuple[list[Ranking], list[Ranking]]:
     return learned, kept
 
 
-def told(data: RankingData, examples: int, kind: str, held: int, left_out: int) -> str:
-    """The data in words, for the logbook."""
+def passed_over(data: RankingData) -> int:
+    """Rows of ratings of single answers, in the file to learn from."""
+    return 0 if data.file is None else uncompared(data.file)
+
+
+def told(data: RankingData, examples: int, kind: str, held: int, left_out: int, single: int = 0) -> str:
+    """The data in words, for the logbook; `single`: rows of ratings that compare nothing."""
     words = f"{data.file}: {examples:,} {kind} to learn from, {held:,} held out"
+    if single:
+        words += f"; {single:,} rows of ratings that compare nothing passed over"
     return words + (f"; {left_out:,} rankings with a text too long left out" if left_out else "")
 
 
@@ -136,5 +143,5 @@ def job_of(model: LanguageModel, settings: RewardSettings) -> RewardJob:
     learned, kept = divided(data)
     examples, left = all_compared(model, learned, data.context, data.longer)
     held, left_held = all_compared(model, kept, data.context, data.longer)
-    words = told(data, len(examples), "prompts with their answers", len(held), left + left_held)
+    words = told(data, len(examples), "prompts with their answers", len(held), left + left_held, passed_over(data))
     return RewardJob(RewardModel.of(model, settings.seed), examples, held, words)

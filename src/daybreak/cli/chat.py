@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from daybreak.cli.conversation import Conversation, note
 from daybreak.cli.options import (
     Adapter,
     Bits,
@@ -27,11 +28,11 @@ from daybreak.errors import DaybreakError
 
 if TYPE_CHECKING:
     from daybreak.engine.chat import Answer
-    from daybreak.engine.engine import Engine
-    from daybreak.language_model import LanguageModel
 
 HELP = """/reset          forget the conversation; the system message stays
 /system [TEXT]  set the system message for what follows; without a text, none
+/retry          another answer to the last message, in the place of the one before
+/rate N         what the last answer is worth: + or -, or a number (needs --ratings FILE)
 /undo           take back the last message and its answer
 /save FILE      write the conversation to a new file, as JSON
 /help           these lines
@@ -56,6 +57,10 @@ def chat(
     cache_dtype: CacheDtype = None,
     draft: Draft = None,
     adapter: Adapter = None,
+    ratings: Annotated[
+        Path | None,
+        typer.Option(help="Add what /rate says of answers to this file, for `daybreak align reward`."),
+    ] = None,
 ) -> None:
     """Talk with a model; its answers appear as they are written.
 
@@ -71,10 +76,13 @@ def chat(
     loaded = load(model, revision, dtype, device, bits)
     adapt(loaded, adapter)
     engine = engine_of(loaded, cache_dtype, draft=draft, bits=bits)
-    conversation = Conversation(loaded, engine, system, defaults, settings)
+    conversation = Conversation(loaded, engine, system, defaults, settings, ratings, str(model))
     conversation.introduce()
     if one is None:
-        _converse(conversation)
+        try:
+            _converse(conversation)
+        finally:
+            conversation.leave()
     elif as_json:
         print(json.dumps(_as_json(conversation.ask(one, shown=False)), ensure_ascii=False))
     else:
@@ -101,69 +109,10 @@ def _check_text(text: str | None) -> None:
         raise DaybreakError(f"the message is not UTF-8 text: {error}") from None
 
 
-class Conversation:
-    """The messages so far, and the model that answers them; its engine remembers what it has read."""
-
-    def __init__(
-        self,
-        model: LanguageModel,
-        engine: Engine,
-        system: str | None,
-        defaults: bool,
-        settings: dict[str, Any],
-    ) -> None:
-        from daybreak.engine.chat import settings_of
-
-        self.model, self.engine, self.system = model, engine, system or None
-        self.sampling = settings_of(model, None, settings, defaults)
-        self.messages: list[dict[str, str]] = []
-
-    def introduce(self) -> None:
-        """Say so where the answers are those of a model that was never trained to give any."""
-        from daybreak.engine.chat import has_template
-
-        if not has_template(self.model):
-            _note(
-                f"this {self.model.family.title} brings no chat template along, so it continues a transcript "
-                "of User and Assistant; models that were not trained to answer often do not"
-            )
-
-    def everything(self) -> list[dict[str, str]]:
-        first = [{"role": "system", "content": self.system}] if self.system else []
-        return [*first, *self.messages]
-
-    def ask(self, text: str, shown: bool = True) -> Answer:
-        """Print the answer, and keep it. Interrupted, what has come so far is the answer; if that is
-        nothing, the question counts as not asked.
-        """
-        from daybreak.engine.chat import chat, fit
-
-        question = {"role": "user", "content": text}
-        kept, dropped = fit(self.model, [*self.everything(), question], self.sampling)
-        if dropped:
-            _note(f"the context is full: the first {dropped} messages are left out")
-        answer = chat(self.model, kept, self.sampling, engine=self.engine)
-        finished = False
-        try:
-            for piece in answer:
-                if shown:
-                    print(piece, end="", flush=True)
-            finished = True
-        finally:
-            if shown:
-                print(flush=True)
-            if finished or answer.text:
-                self.messages += [question, answer.message]
-        return answer
-
-    def undo(self) -> None:
-        del self.messages[-2:]
-
-
 def _converse(conversation: Conversation) -> None:
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  (lines can be edited and called back; nothing is written to disk)
-    _note("/help lists what else can be typed; Ctrl-D leaves")
+    note("/help lists what else can be typed; Ctrl-D leaves")
     while True:
         try:
             line = input("> ").strip()
@@ -171,7 +120,7 @@ def _converse(conversation: Conversation) -> None:
             print()
             return
         except KeyboardInterrupt:
-            _note("\n/quit or Ctrl-D leaves")
+            note("\n/quit or Ctrl-D leaves")
             continue
         try:
             if line in ("/quit", "/exit"):
@@ -182,14 +131,18 @@ def _converse(conversation: Conversation) -> None:
                 _check_text(line)
                 conversation.ask(line.removeprefix("/") if line.startswith("//") else line)
         except KeyboardInterrupt:
-            _note("stopped")
+            note("stopped")
         except DaybreakError as error:
-            _note(f"error: {error}")
+            note(f"error: {error}")
 
 
 def _command(conversation: Conversation, name: str, rest: str = "") -> None:
     if name == "/reset":
-        conversation.messages.clear()
+        conversation.reset()
+    elif name == "/retry":
+        conversation.retry()
+    elif name == "/rate":
+        conversation.rate(rest)
     elif name == "/undo":
         conversation.undo()
     elif name == "/system":
@@ -214,11 +167,7 @@ def _save(conversation: Conversation, name: str) -> None:
         raise DaybreakError(f"{name} exists already; name another file") from None
     except OSError as error:
         raise DaybreakError(f"{name} cannot be written: {error.strerror or error}") from None
-    _note(f"{len(conversation.everything())} messages in {name}")
-
-
-def _note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    note(f"{len(conversation.everything())} messages in {name}")
 
 
 def _as_json(answer: Answer) -> dict[str, Any]:

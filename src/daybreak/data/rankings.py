@@ -63,12 +63,27 @@ class Ranking:
 
 
 def read_rankings(file: Path) -> list[Ranking]:
-    """The rankings in a file of JSON lines, CSV or parquet, in order. Raises `DaybreakError`, which names
-    file and row, for what is none."""
-    found = [ranking_of(row, where) for where, row in rows(file)]
+    """The rankings in a file of JSON lines, CSV or parquet, in order; people rate single answers, too, and
+    rows of ratings that compare nothing are passed over (`uncompared` counts them). Raises `DaybreakError`,
+    which names file and row, for what is none."""
+    found = [ranking_of(row, where) for where, row in rows(file) if not _compares_nothing(row, where)]
+    if not found and uncompared(file):
+        raise DaybreakError(
+            f"{file} has no row with two answers that are rated differently, and comparing takes two; learn "
+            "from single answers with `daybreak align dpo --loss kto`"
+        )
     if not found:
         raise DaybreakError(f"{file} holds no rankings; give a file with rows of {FORMS}")
     return found
+
+
+def uncompared(file: Path) -> int:
+    """How many rows of ratings hold no two answers that are rated differently."""
+    return sum(_compares_nothing(row, where) for where, row in rows(file))
+
+
+def _compares_nothing(row: Mapping[str, Any], where: str) -> bool:
+    return row.get("ratings") is not None and len(set(rated(row, where)[2])) < 2
 
 
 def ranking_of(row: Mapping[str, Any], where: str) -> Ranking:
