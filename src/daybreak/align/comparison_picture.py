@@ -37,8 +37,9 @@ def picture(rows: Sequence[Row], file: Path) -> None:
     axes.set(
         xlabel="KL divergence from the reference (nats per answer; best of n: at most)",
         ylabel="win rate against the reference",
-        ylim=(0, 1),
+        ylim=(0, 1.03),
     )
-    axes.set_xlim(left=-0.03 * max([1e-3, *(row.kl for row in rows)]))
+    widest = max([1e-3, *(row.kl for row in rows)])
+    axes.set_xlim(-0.03 * widest, 1.2 * widest)  # with room for the names
     axes.grid(alpha=0.3)
     figure.savefig(file, dpi=120)

@@ -143,5 +143,6 @@ def job_of(model: LanguageModel, settings: RewardSettings) -> RewardJob:
     learned, kept = divided(data)
     examples, left = all_compared(model, learned, data.context, data.longer)
     held, left_held = all_compared(model, kept, data.context, data.longer)
-    words = told(data, len(examples), "prompts with their answers", len(held), left + left_held, passed_over(data))
+    kind, single = "prompts with their answers", passed_over(data)
+    words = told(data, len(examples), kind, len(held), left + left_held, single)
     return RewardJob(RewardModel.of(model, settings.seed), examples, held, words)
