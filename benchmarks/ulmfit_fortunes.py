@@ -11,10 +11,10 @@ docs/ulmfit.md.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import gzip
 import hashlib
-import os
 import resource
 import tempfile
 from collections import Counter
@@ -29,12 +29,12 @@ from daybreak.transfer.settings import ClassifySettings, LanguageSettings
 from daybreak.transfer.use import evaluate
 
 FORTUNES = Path("/usr/share/games/fortunes")
-GENERAL = (Path("/usr/share/dictd/foldoc.dict.dz"), Path("/usr/share/dictd/jargon.dict.dz"))
-LEAST, LONG = 200, 80
+GENERAL = (Path("/usr/share/dictd/jargon.dict.dz"), Path("/usr/share/dictd/devil.dict.dz"))
+LEAST, LONG = 300, 80
 """A category takes part with at least so many texts of at least so many characters."""
-SHAPE = {"width": 128, "hidden": 256, "layers": 3}
-LANGUAGE: dict[str, Any] = {"words": 10000, "batch": 32, "window": 50, "log": {"every": 100}}
-CLASSES: dict[str, Any] = {"batch": 32, "window": 50, "epochs": 12, "log": {"every": 100}}
+SHAPE = {"width": 64, "hidden": 128, "layers": 3}
+LANGUAGE: dict[str, Any] = {"words": 8000, "batch": 32, "window": 50, "log": {"every": 100, "tensorboard": False}}
+CLASSES: dict[str, Any] = {"batch": 32, "window": 50, "epochs": 7, "log": {"every": 100, "tensorboard": False}}
 
 
 class Quiet:
@@ -86,7 +86,7 @@ def read(folder: Path) -> list[Fortune]:
 
 
 def split(texts: Sequence[Fortune]) -> dict[str, list[Fortune]]:
-    """`training`, `validation`, `test` (60, 20 and 20 % of every category) of those that take part, and
+    """`training`, `validation`, `test` (40, 20 and 40 % of every category) of those that take part, and
     `other`."""
     counts = Counter(one.category for one in texts if len(one.text) >= LONG)
     chosen = {category for category, count in counts.items() if count >= LEAST}
@@ -96,7 +96,7 @@ def split(texts: Sequence[Fortune]) -> dict[str, list[Fortune]]:
         taking = [one for one in own if category in chosen and len(one.text) >= LONG]
         parts["other"] += [one for one in own if one not in taking]
         taking.sort(key=lambda one: one.draw)
-        first, second = round(0.6 * len(taking)), round(0.8 * len(taking))
+        first, second = round(0.4 * len(taking)), round(0.6 * len(taking))
         parts["training"] += taking[:first]
         parts["validation"] += taking[first:second]
         parts["test"] += taking[second:]
@@ -132,12 +132,12 @@ class Experiment:
 
     def language(self) -> None:
         """General text, then the fortunes that are not held out."""
-        own = {"changes": SHAPE, "direction": self.direction, "factor": 1.0, "epochs": 2}
-        first = self._learn("general", self.general, {**own, "lr": 5e-3})
+        own = {"changes": SHAPE, "direction": self.direction, "factor": 1.0, "epochs": 1}
+        first = self._learn("general", self.general, {**own, "lr": 8e-3, "dropout": 0.3})
         print(f"{self.direction}, general text: {first}", flush=True)
         start = str(self.folder / f"{self.direction}-general" / "model")
         named = [self.files["training"], self.files["other"]]
-        second = self._learn("tuned", named, {"start": start, "epochs": 6, "lr": 5e-3})
+        second = self._learn("tuned", named, {"start": start, "epochs": 3, "lr": 8e-3, "dropout": 0.4})
         print(f"{self.direction}, fortunes: {second}", flush=True)
 
     def _learn(self, name: str, files: Sequence[str], own: Mapping[str, Any]) -> str:
@@ -161,8 +161,7 @@ TRANSFERRED: dict[str, Any] = {"dropout": 0.5, "lr": 0.01}
 FRESH: dict[str, Any] = {"pretrained": False, "gradual": False, "factor": 1.0}
 FRESH_TRIALS: tuple[dict[str, Any], ...] = (
     {"dropout": 0.5, "lr": 0.01},
-    {"dropout": 0.25, "lr": 0.003},
-    {"dropout": 0.5, "lr": 0.003},
+    {"dropout": 0.25, "lr": 0.005},
 )
 """Rates and dropouts for the network with fresh weights; what is best on validation texts, with the first
 seed, is what it is compared with."""
@@ -170,8 +169,9 @@ seed, is what it is compared with."""
 
 def main() -> None:
     given = arguments()
-    with tempfile.TemporaryDirectory(dir=given.folder) as name:
-        folder = Path(name)
+    with contextlib.ExitStack() as stack:
+        folder = given.runs or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(parents=True, exist_ok=True)
         parts = split(read(given.fortunes))
         files = {part: write(folder / f"{part}.csv", texts) for part, texts in parts.items()}
         counts = Counter(one.category for one in parts["test"])
@@ -232,7 +232,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--general", type=Path, nargs="+", default=GENERAL)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--both", action="store_true", help="a backward model, too, and both together")
-    parser.add_argument("--folder", type=Path, default=Path(os.environ.get("TMPDIR", "/tmp")))
+    parser.add_argument("--runs", type=Path, help="keep the runs here, and go on with those that are there")
     return parser.parse_args()
 
 

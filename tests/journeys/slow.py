@@ -18,6 +18,7 @@ NOT_RUN = {
     "daybreak data build": "needs texts and a tokenizer; tested with small ones",
     "daybreak data stats": "needs a data set; tested with a small one",
     "daybreak data replay": "needs a run; tested with a small one",
+    "daybreak ulmfit": "needs texts, and trains for minutes; tested with small ones",
     "daybreak align": "needs models and data, and trains for minutes; tested with small ones",
     "daybreak pretrain": "needs a data set, and trains for minutes; tested with small ones",
     "daybreak runs runs": "needs runs; tested with small ones",
