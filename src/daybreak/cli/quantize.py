@@ -11,6 +11,8 @@ from daybreak.cli import plain
 from daybreak.cli.options import Model, Revision
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from daybreak.checkpoint.opened import Opened
     from daybreak.engine.damage import Damage
     from daybreak.engine.quantised import Scheme
@@ -36,6 +38,13 @@ def quantize(
     most: Annotated[
         int, typer.Option("--tokens", min=2, help="Tokens of the text that are compared at most.")
     ] = 8192,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(help="Round for what the model reads of this text (GPTQ): slower, and better."),
+    ] = None,
+    calibration_tokens: Annotated[
+        int, typer.Option(min=1024, help="Tokens of it that are read at most, from everywhere in it.")
+    ] = 16384,
     shard_size: Annotated[str, typer.Option(help="Above this the weights go into several files.")] = "5GB",
     revision: Revision = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")] = False,
@@ -48,12 +57,13 @@ def quantize(
 
     usual = Scheme.usual(bits)
     scheme = Scheme(usual.bits, usual.group if group is None else group or None, zeros, embeddings)
-    content = None if text is None else _read(text)
+    content, lesson = (None if file is None else _read(file) for file in (text, calibrate))
     new_folder(out)  # before anything is downloaded for it
     opened = opened_source(model, None, revision, False)
     tokens = None if content is None else _tokens(opened, content, model, most)
+    texts = () if lesson is None else _texts(opened, lesson, model, calibration_tokens)
     with Bar() as bar:
-        write_quantised(opened, out, scheme, shard_size=shard_size, progress=bar.show)
+        write_quantised(opened, out, scheme, shard_size=shard_size, progress=bar.show, texts=texts)
     found = None if tokens is None else _damage(model, revision, out, tokens)
     _print(opened, out, scheme, found, as_json)
 
@@ -77,6 +87,15 @@ def _tokens(opened: Opened, content: str, model: str, most: int) -> list[int]:
     tokens = opened.tokenizer.encode(content, special=False)[:most]
     stretches(tokens, opened.architecture.context)
     return tokens
+
+
+def _texts(opened: Opened, content: str, model: str, most: int) -> list[Tensor]:
+    from daybreak.engine.calibration import windows
+    from daybreak.errors import DaybreakError
+
+    if opened.tokenizer is None:
+        raise DaybreakError(f"{model} has no tokenizer, so no text can be read; leave --calibrate out")
+    return windows(opened.tokenizer.encode(content, special=False), opened.architecture.context, most)
 
 
 def _damage(model: str, revision: str | None, out: Path, tokens: list[int]) -> Damage:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -31,6 +34,7 @@ from daybreak.checkpoint.fill import FLOATING, empty_decoder, matched
 from daybreak.checkpoint.opened import Opened, with_tokenizer
 from daybreak.checkpoint.save import Written, to_json, write_folder
 from daybreak.checkpoint.stored import Mapping, Stored
+from daybreak.engine.calibration import calibrate
 from daybreak.engine.packed import Packed, packed
 from daybreak.engine.quantised import Scheme
 from daybreak.engine.quantised_linear import TOKENS, QuantisedMatrix, Quantiser
@@ -50,10 +54,15 @@ def write_quantised(
     *,
     shard_size: int | str = "5GB",
     progress: Callable[[int, int], None] = lambda done, total: None,
+    texts: Sequence[Tensor] = (),
 ) -> None:
     """Write the checkpoint `opened` with the matrices of its blocks and its head quantised, and its token
     embedding if `scheme` says so. In memory is one tensor at a time, and what becomes of it. What is not
     quantised keeps its dtype.
+
+    With `texts`, each [length] token ids, they are calibrated on them (see `daybreak.engine.calibration`).
+    That has a progress of its own, before that of writing, and takes the room of the folder twice until it is
+    finished.
 
     Raises `DaybreakError` for what `daybreak.load` refuses, a destination that is not empty, weights that are
     not finite, and a disk without room. Nothing is left where it fails.
@@ -62,20 +71,44 @@ def write_quantised(
     decoder = empty_decoder(opened.architecture)
     uses = matched(opened.spelled or opened.family, decoder, opened.found, opened.folder)
     layers = Quantiser(decoder, scheme).layers
-    parts = _QuantisedParts(Parts(uses, opened.architecture, opened.dtype), layers)
-    written = [parts.written(name, tensor, opened.dtype) for name, tensor in decoder.state_dict().items()]
-    check_room(folder, sum(one.bytes for one in written))
-    texts = texts_of(opened, opened.dtype)
-    config = {**json.loads(texts[CONFIG]), QUANTISED: {**METHOD, **asdict(scheme)}}
-    write_folder(folder, written, {**texts, CONFIG: to_json(config)}, shard_size, progress)
+    parts = Parts(uses, opened.architecture, opened.dtype)
+    beside = texts_of(opened, opened.dtype)
+    config = {**json.loads(beside[CONFIG]), QUANTISED: {**METHOD, **asdict(scheme)}}
+    with _scratch(folder, bool(texts)) as scratch:
+        known: dict[str, Packed] = {}
+        new = _QuantisedParts(parts, layers, known)
+        written = [new.written(name, tensor, opened.dtype) for name, tensor in decoder.state_dict().items()]
+        check_room(folder, sum(one.bytes for one in written) * (2 if texts else 1))
+        if texts:
+            known.update(calibrate(parts, opened.architecture, scheme, texts, scratch, progress))
+        write_folder(folder, written, {**beside, CONFIG: to_json(config)}, shard_size, progress)
+
+
+@contextmanager
+def _scratch(folder: Path, wanted: bool) -> Iterator[Path]:
+    """A folder for what is calibrated, in `folder`, where the room is; nothing is left of either where
+    something fails."""
+    if not wanted:
+        yield folder
+        return
+    created = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".calibrating-") as name:
+            yield Path(name)
+    except BaseException:
+        if created:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 class _QuantisedParts:
     """The tensors of the new files. Those of a quantised layer stand one after another, so that only the last
     layer is kept."""
 
-    def __init__(self, parts: Parts, layers: dict[str, QuantisedMatrix]) -> None:
+    def __init__(self, parts: Parts, layers: dict[str, QuantisedMatrix], known: dict[str, Packed]) -> None:
         self._parts = parts
+        self._known = known
         self._layers = layers
         self._last: tuple[str, Packed] | None = None
 
@@ -96,7 +129,9 @@ class _QuantisedParts:
         return TOKENS if f"{layer}.weight" not in self._layers else f"{layer}.weight"
 
     def _packed(self, source: str, field: str) -> Iterator[Tensor]:
-        if self._last is None or self._last[0] != source:
+        if source in self._known:
+            self._last = source, self._known[source]
+        elif self._last is None or self._last[0] != source:
             self._last = None  # before the next one is made
             self._last = source, packed(self._parts.part(source), self._layers[source].scheme, source)
         tensor: Tensor = getattr(self._last[1], field)

@@ -132,9 +132,7 @@ class Decoder(nn.Module):
         if cache is not None:
             cache.admit(reading)
         hidden = self.embed(reading)
-        rotary = self.architecture.positions
-        turns = rotary_turns(rotary, reading) if isinstance(rotary, Rotary) else None
-        sights = self._sights(reading)
+        turns, sights = self.arrangement(reading)
         for layer, block in enumerate(self.blocks):
             hidden = block(hidden, sights[self.architecture.window(layer)], turns, cache)
         if cache is not None:
@@ -182,6 +180,13 @@ class Decoder(nn.Module):
             if self.architecture.positions.blocks:
                 hidden = hidden + self.block_positions(reading.blocks)
         return self.embedding_norm(hidden) if self.architecture.embedding_norm else hidden
+
+    def arrangement(self, reading: Reading) -> tuple[Turns | None, dict[int | None, Sight]]:
+        """What blocks need to know of a reading beside its hidden states: rotations, and who sees whom, by
+        the window of a layer."""
+        rotary = self.architecture.positions
+        turns = rotary_turns(rotary, reading) if isinstance(rotary, Rotary) else None
+        return turns, self._sights(reading)
 
     def _sights(self, reading: Reading) -> dict[int | None, Sight]:
         """One per window: layers of the same window share their masks."""
