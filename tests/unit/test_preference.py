@@ -121,15 +121,14 @@ class Output(SimpleNamespace):
         super().__init__(log_probs=log_probs, entropy=zeros, mean_logits=zeros, is_top1=zeros.bool())
 
 
-class Speaking:
+class Speaking(torch.nn.Module):
     """A decoder that answers as the models do that TRL has fitted with its fused head."""
 
-    training = True
-
     def __init__(self, decoder: Decoder) -> None:
+        super().__init__()
         self.decoder = decoder
 
-    def __call__(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, **rest: Any) -> Output:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, **rest: Any) -> Output:
         table = self.decoder.logits(input_ids, attention_mask).double().log_softmax(-1)
         wanted = labels[:, 1:]
         own = table[:, :-1].gather(-1, wanted.clamp(min=0)[..., None])[..., 0]
