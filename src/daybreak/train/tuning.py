@@ -181,7 +181,8 @@ class Tuning(Generic[E]):
         """Score the held-out examples; the best weights so far are kept, and a checkpoint with them."""
         scores = self.score()
         self.records.scores(self.state.step, scores)
-        if self.state.is_best(scores[self.job.figure], self.job.higher):
+        figure, loss = scores[self.job.figure], scores.get("loss", math.inf)
+        if self.state.is_best(figure, loss, self.job.higher):
             self.state.keep_best()
             self._save()
         return scores

@@ -55,6 +55,8 @@ class TuningProgress:
     """Steps done."""
     best: float | None = None
     """The best figure of the held-out examples so far."""
+    best_loss: float = math.inf
+    """What the weights that reached it lost; of equal figures the smaller loss is better."""
     best_step: int = 0
     """Steps done when it was reached."""
 
@@ -128,13 +130,18 @@ class TuningState:
         self.progress = TuningProgress(**numbers["progress"])
         self._saved = step
 
-    def is_best(self, figure: float, higher: bool) -> bool:
+    def is_best(self, figure: float, loss: float, higher: bool) -> bool:
         """Is this better than all before? Then it is the best from now on."""
-        best = self.progress.best
-        found = math.isfinite(figure) and (best is None or (figure > best if higher else figure < best))
-        if found:
-            self.progress.best, self.progress.best_step = figure, self.step
-        return found
+        progress, sign = self.progress, 1 if higher else -1
+        if not math.isfinite(figure):
+            return False
+        if progress.best is not None and (sign * figure, -loss) <= (
+            sign * progress.best,
+            -progress.best_loss,
+        ):
+            return False
+        progress.best, progress.best_loss, progress.best_step = figure, loss, self.step
+        return True
 
     def keep_best(self) -> None:
         """Keep the weights of this moment. The ones before stay until the next time, for whoever is killed
