@@ -7,18 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daybreak.align.demo.labeller import NOTHING, labelled
+from daybreak.align.demo.labeller import NOTHING, Label, labelled
 from daybreak.align.demo.report import spread, table
 from daybreak.align.demo.run import demo
 from daybreak.align.demo.settings import DemoSettings
 from daybreak.align.demo.texts import Texts, demonstrations, examples, write_shards
+from daybreak.architecture import Rotary
 from daybreak.cli.main import run
 from daybreak.data.standard_library import SourceFile
 from daybreak.data.token_shards import TokenSet
 from daybreak.errors import DaybreakError
+from tests.unit.tiny_models import speaking
 from tests.unit.tiny_run import Silent, byte_tokenizer
 
 GOOD = 'def f(x):\n    """Double a number."""\n    return 2 * x\n'
@@ -109,19 +112,57 @@ def test_settings_that_make_no_sense(given: dict[str, Any], said: str) -> None:
         DemoSettings(**given)
 
 
-@pytest.mark.slow
-def test_the_whole_demo_in_small(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["align", "demo", "--minutes", "0.5", "--seeds", "2", "--out", str(tmp_path / "demo")]
-    assert run(words) == 0
+@pytest.fixture
+def small(tmp_path: Path) -> dict[str, Any]:
+    """A model of bytes that ends soon, and files of short functions."""
+    model = speaking("gpt_j", positions=Rotary(8, "neighbours"))
+    with torch.no_grad():
+        model.decoder.head.bias[256] = 4.0
+    model.save(tmp_path / "start")
+    for number in range(12):
+        names = [f"{letter}{number}" for letter in "abcdefgh"]
+        text = "".join(f'def {name}(x):\n    """A b c."""\n    return x\n\n' for name in names)
+        (tmp_path / "library" / f"file{number}.py").parent.mkdir(exist_ok=True)
+        (tmp_path / "library" / f"file{number}.py").write_text(text)
+    return {"model": str(tmp_path / "start"), "source": tmp_path / "library", "room": 44, "minutes": 0.01}
+
+
+def easily_pleased(source: str, ended: bool = True) -> Label:
+    """Whatever the tiny model writes, some of it is better."""
+    return Label(ended, len(source) % 2 == 0, len(source) % 3 == 0, False)
+
+
+def test_all_stages_in_small(
+    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("daybreak.align.demo.measure.labelled", easily_pleased)
+    monkeypatch.setattr("daybreak.align.demo.recipe.LEAST_ACCURACY", None)
+    words = [word for name, value in small.items() for word in (f"--{name}", str(value))]
+    folder = tmp_path / "demo"
+    assert run(["align", "demo", *words, "--seeds", "2", "--out", str(folder)]) == 0
     printed = capsys.readouterr().out
-    assert "| PPO-ptx |" in printed and " ± " in printed
-    for name in ("table.md", "curves.png", "answers.md", "result.json"):
-        assert (tmp_path / "demo" / name).stat().st_size > 100
-    results = json.loads((tmp_path / "demo" / "result.json").read_text())
-    assert len(results) == 2
+    assert "| PPO-ptx |" in printed and " ± " in printed and "bits per byte of held-out text" in printed
+    for name in ("table.md", "curves.png", "answers.md", "result.json", "seed-1/ppo-ptx/logbook.md"):
+        assert (folder / name).stat().st_size > 100
+    results = json.loads((folder / "result.json").read_text())
     for result in results:
         assert result["models"]["sft"]["kl"] is None and result["models"]["ppo"]["kl"] >= 0
         assert 0 <= result["models"]["ppo"]["label"] <= 4 and result["reward_accuracy"] is not None
-    assert demo(DemoSettings(minutes=0.5, seeds=2), tmp_path / "demo", Silent()).results == results
-    with pytest.raises(DaybreakError, match=r"holds a demo with minutes 0\.5, not 1"):
-        demo(DemoSettings(minutes=1.0), tmp_path / "demo", Silent())
+    assert results[0]["models"] != results[1]["models"]
+    again = demo(DemoSettings(**small, seeds=2), folder, Silent())  # nothing is done twice
+    assert list(again.results) == results
+    with pytest.raises(DaybreakError, match=r"holds a demo with minutes 0\.01, not 1"):
+        demo(DemoSettings(**{**small, "minutes": 1.0}), folder, Silent())
+
+
+def test_a_model_whose_answers_are_all_alike_is_too_weak(small: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(DaybreakError, match="too few to rank: the model is too weak still"):
+        demo(DemoSettings(**small), tmp_path / "demo", Silent())
+
+
+@pytest.mark.slow
+def test_the_whole_demo(tmp_path: Path) -> None:
+    """With a model of its own, at a fifth of the usual length: the labeller is pleased more often."""
+    found = demo(DemoSettings(minutes=5), tmp_path / "demo", Silent())
+    models = found.results[0]["models"]
+    assert models["ppo"]["label"] > models["sft"]["label"] > models["base"]["label"]

@@ -12,6 +12,8 @@ from daybreak.align.ppo_settings import PpoSettings
 from daybreak.align.preference_settings import PreferenceSettings, RewardSettings
 from daybreak.align.sft_settings import SftSettings
 
+BASE = 1500
+"""Steps of the quickstart for the model to start from, where none is given."""
 DEMONSTRATIONS = 2000
 """Real functions at most, in a run of the usual length."""
 RANKED, ANSWERS = 1000, 4
@@ -20,6 +22,8 @@ ITERATIONS, EPISODES = 60, 64
 """Of PPO, and answers in each."""
 HELD_OUT = 300
 """Prompts that all models are measured on."""
+LEAST_ACCURACY: float | None = 0.6
+"""Of the reward model on held-out pairs."""
 _LOG = {"every": 1, "tensorboard": False}
 
 
@@ -60,6 +64,7 @@ def ppo(
         "prompts": str(prompts),
         "reward": reward,
         "mix": None if mix is None else str(mix),
+        "least_accuracy": LEAST_ACCURACY,
         "seed": seed,
         "episodes": iterations * EPISODES,
         "rollout": {"answers": EPISODES, "max_new_tokens": room},

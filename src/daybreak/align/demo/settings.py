@@ -9,8 +9,6 @@ from daybreak.errors import DaybreakError
 
 WHOLE = 25.0
 """Minutes that the amounts below take on two cores for one seed."""
-PRETRAINING = 0.3
-"""Share of them for the model to start from, where none is given."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +36,6 @@ class DemoSettings:
                 raise DaybreakError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         if self.source is not None and not self.source.is_dir():
             raise DaybreakError(f"no folder {str(self.source)!r}; --source names one with Python files")
-
-    @property
-    def pretraining(self) -> float:
-        """Seconds."""
-        return 60 * PRETRAINING * self.minutes
 
     def amount(self, whole: int, least: int = 1) -> int:
         """So many of what would be `whole` in a run of the usual length."""

@@ -39,6 +39,8 @@ from daybreak.train.tuning_run import TuningOutcome, tune
 RESULT = "result.json"
 MODELS = ("base", "sft", "dpo", "ppo", "ppo-ptx")
 """What is compared, in the order in which it is shown."""
+FEWEST = 8
+"""Rankings that a reward model needs to be worth trying."""
 SHOWN = 4
 """Held-out prompts whose answers are kept for people to read."""
 
@@ -112,7 +114,10 @@ class Stages:
             with self._stage("base"):
                 watch = _Watch(self.screen)
                 given = QuickSettings(
-                    seconds=self.settings.pretraining, seed=self.seed, samples=8, source=self.settings.source
+                    steps=self.settings.amount(recipe.BASE, 20),
+                    seed=self.seed,
+                    samples=8,
+                    source=self.settings.source,
                 )
                 if not quickstart(given, self.at("base"), watch, Clock(watch), force=True).finished:
                     raise Stopped
@@ -167,7 +172,14 @@ class Stages:
             model, prompts = load(self.at("sft")), [one.prompt for one in made.ranked]
             shown = {one.prompt: one.answer for one in made.demonstrations}
             written = answered(model, prompts, self.settings.room, self.seed, recipe.ANSWERS)
-            write_rows(file, _ranked(written, shown))
+            rows = list(_ranked(written, shown))
+            if len(rows) < FEWEST:
+                raise DaybreakError(
+                    f"the answers to only {len(rows)} of {len(prompts)} prompts differ in what the "
+                    "labeller says, too few to rank: the model is too weak still; set --minutes higher, or give "
+                    "a better --model"
+                )
+            write_rows(file, rows)
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         return {"prompts": len(rows), "answers": sum(len(row["answers"]) for row in rows)}
 
