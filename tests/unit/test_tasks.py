@@ -104,8 +104,7 @@ def test_new_tokens_have_rows_of_their_own() -> None:
             assert torch.equal(one[:59], before[name][:59])
             assert (len(one) == 62) == (name in names)
             if name in names[:2]:
-                assert 0.01 < float(one[59:].std()) < 0.03
-    model.save  # noqa: B018  the grown model is an ordinary one
+                assert 0.01 < float(one[59:].detach().std()) < 0.03
 
 
 # Losses --------------------------------------------------------
@@ -120,11 +119,10 @@ def rows(file: Path, count: int = 60, **more: Any) -> Path:
             text = f"A {draw.choice(words[mood])} day {number}"
             other = f"A {draw.choice(words[draw.choice(['good', 'bad'])])} one"
             right = draw.randrange(2)
-            options = [
-                f"{draw.choice(words[('good', 'bad')[place != right]])} {number}" for place in range(2)
-            ]
+            moods = ["good" if place == right else "bad" for place in range(2)]
+            options = [f"{draw.choice(words[own])} {number}" for own in moods]
             row = {"text": text, "other": other, "mood": mood, "a": options[0], "b": options[1]}
-            alike = 0.5 + 2 * (mood == "good")
+            alike = 0.5 + sum(word in text + other for word in words["good"])
             handle.write(json.dumps({**row, "right": right, "alike": alike, **more}) + "\n")
     return file
 
@@ -297,7 +295,6 @@ def test_each_task_is_learned_kept_and_used(
     assert outcome.scores[names] > 0.5
     model = load_task_model(tmp_path / "run" / "model")
     assert model.layout.task == task and model.layout.behind
-    again = job_of(speaking(), given)
     texts = {"classification": ["A kind day"], "choice": ["A kind day", "lovely 3", "awful 3"]}
     command = ["classify", str(tmp_path / "run" / "model")]
     assert main.run([*command, *texts.get(task, ["A kind day", "A lovely one"]), "--json"]) == 0
@@ -306,8 +303,6 @@ def test_each_task_is_learned_kept_and_used(
     assert (told["probability"] is None) == (task == "similarity")
     assert main.run([*command, "--file", str(file)]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 80
-    again.model = model  # scored beside the run's own figures
-    assert len(again.held_out) > 3
 
 
 def test_held_out_figures_are_those_of_the_folder(tmp_path: Path) -> None:
@@ -336,14 +331,12 @@ def test_the_command_shows_what_is_read(tmp_path: Path, capsys: pytest.CaptureFi
     speaking().save(tmp_path / "base")
     file = rows(tmp_path / "rows.jsonl", 20)
     command = ["finetune", str(tmp_path / "base"), str(file), "--text", "text"]
-    assert (
-        main.run([*command, "--text", "other", "--task", "similarity", "--label", "alike", "--dry-run"]) == 0
-    )
+    compared = ["--text", "other", "--task", "similarity", "--label", "alike"]
+    assert main.run([*command, *compared, "--dry-run"]) == 0
     shown = capsys.readouterr().out
     assert "[start]A " in shown and "[delimiter]A " in shown and shown.count("[extract]") == 2
-    assert (
-        main.run([*command, "--label", "mood", "--out", str(tmp_path / "run"), "--steps", "1", "--json"]) == 0
-    )
+    command += ["--out", str(tmp_path / "run"), "--steps", "1"]
+    assert main.run([*command, "--label", "mood", "--json"]) == 0
     assert set(json.loads(capsys.readouterr().out)["held_out"]) >= {"accuracy", "f1", "matthews"}
     assert main.run([*command, "--label", "moood", "--dry-run"]) == 2
     assert "line 1 has nothing in column 'moood' (did you mean 'mood'?)" in capsys.readouterr().err

@@ -133,12 +133,8 @@ class TuningState:
     def is_best(self, figure: float, loss: float, higher: bool) -> bool:
         """Is this better than all before? Then it is the best from now on."""
         progress, sign = self.progress, 1 if higher else -1
-        if not math.isfinite(figure):
-            return False
-        if progress.best is not None and (sign * figure, -loss) <= (
-            sign * progress.best,
-            -progress.best_loss,
-        ):
+        now, before = (sign * figure, -loss), (sign * (progress.best or 0.0), -progress.best_loss)
+        if not math.isfinite(figure) or (progress.best is not None and now <= before):
             return False
         progress.best, progress.best_loss, progress.best_step = figure, loss, self.step
         return True
