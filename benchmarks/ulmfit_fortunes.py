@@ -3,9 +3,9 @@
     python benchmarks/ulmfit_fortunes.py [--fortunes FOLDER] [--general FILE ...] [--seeds 3] [--both]
 
 The texts are read from the packages fortunes and fortunes-min, and nothing of them is kept. A language model
-learns general text, goes on with the fortunes that are not held out, and becomes a classifier; beside it stands
-the same network with fresh weights, the same vocabulary and as many epochs. The last lines are the table of
-docs/ulmfit.md.
+learns general text, goes on with the fortunes that are not held out, and becomes a classifier; beside it
+stands the same network with fresh weights, the same vocabulary and as many epochs. The last lines are the
+table of docs/ulmfit.md.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ GENERAL = (Path("/usr/share/dictd/jargon.dict.dz"), Path("/usr/share/dictd/devil
 LEAST, LONG = 300, 80
 """A category takes part with at least so many texts of at least so many characters."""
 SHAPE = {"width": 64, "hidden": 128, "layers": 3}
-LANGUAGE: dict[str, Any] = {"words": 8000, "batch": 32, "window": 50, "log": {"every": 100, "tensorboard": False}}
-CLASSES: dict[str, Any] = {"batch": 32, "window": 50, "epochs": 7, "log": {"every": 100, "tensorboard": False}}
+COMMON: dict[str, Any] = {"batch": 32, "window": 50, "log": {"every": 100, "tensorboard": False}}
+LANGUAGE: dict[str, Any] = {**COMMON, "words": 8000}
+CLASSES: dict[str, Any] = {**COMMON, "epochs": 7}
 
 
 class Quiet:

@@ -75,9 +75,9 @@ def test_any_text_has_ids(text: str) -> None:
 
 
 def test_the_most_frequent_words_are_kept() -> None:
-    found = Words.learn(["b b b a a a c c d"], PAGE, most=11, least_count=2)
-    assert found.words == (*PAGE.specials, "xxwrep", "3", "a", "b")[:11] or len(found.words) == 11
-    assert "d" not in Words.learn(["d a a"], PAGE, least_count=2).words
+    found = Words.learn(["b b b a a a c c d"], PAGE, most=11, least_count=1)
+    assert found.words == (*PAGE.specials, "3", "c"), "the marks of repetition are no words of their own"
+    assert Words.learn(["d a a"], PAGE, least_count=2).words == (*PAGE.specials, "a")
 
 
 # The model
@@ -152,7 +152,7 @@ def test_what_is_for_transformers_says_so(tmp_path: Path) -> None:
             refused()
     with pytest.raises(DaybreakError, match="no weights of few bits"):
         daybreak.load(tmp_path, bits=8)
-    with pytest.raises(DaybreakError, match="ids outside|outside the model"):
+    with pytest.raises(DaybreakError, match="outside the model"):
         model().logits(torch.tensor([[1000]]))
 
 
