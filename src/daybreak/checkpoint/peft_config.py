@@ -174,7 +174,7 @@ def write(
 
 def ends(names: Sequence[str], every: Iterable[str]) -> list[str]:
     """The shortest ends of `names` that no other of `every` has."""
-    wanted, found = set(names), {}
+    wanted, found = set(names), dict[str, None]()
     others = {end for name in every if name not in wanted for end in _ends(name)}
     for name in names:
         found[next((end for end in _ends(name) if end not in others), name)] = None
