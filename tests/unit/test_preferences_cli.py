@@ -95,4 +95,4 @@ def test_wrong_input_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) 
     status, _, err = called(
         capsys, "best-of", folder / "start", folder / "rankings.jsonl", "--reward", folder / "start"
     )
-    assert status == 2 and "is no reward model" in err
+    assert status == 2 and "holds no scores" in err

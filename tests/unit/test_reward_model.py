@@ -15,10 +15,12 @@ from daybreak import families
 from daybreak.align.reward_model import RewardModel, load_reward_model
 from daybreak.architecture import Architecture
 from daybreak.checkpoint.fill import empty_decoder
+from daybreak.checkpoint.scored import save_scored
 from daybreak.compare.redraw import redraw
 from daybreak.errors import DaybreakError
 from daybreak.families.trials import trials
 from daybreak.language_model import LanguageModel
+from daybreak.model.heads import scorer_of
 from tests.unit.tiny_models import speaking
 
 SCORED = [
@@ -111,12 +113,11 @@ def test_designs_with_blanks_have_none() -> None:
 def test_folders_that_hold_none_are_refused(tmp_path: Path) -> None:
     model = daybreak.create("gpt2", vocabulary=40, context=32, layers=1, width=16, heads=2)
     model.save(tmp_path / "plain")
-    with pytest.raises(DaybreakError, match="is no reward model, as it has no scores per text"):
+    with pytest.raises(DaybreakError, match="plain holds no scores"):
         load_reward_model(tmp_path / "plain")
     RewardModel.of(model).save(tmp_path / "scored")
     with pytest.raises(DaybreakError, match=r"score\.weight"):
         daybreak.load(tmp_path / "scored")
-    file = tmp_path / "scored" / "config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "id2label": {"0": "a", "1": "b"}}))
+    save_scored(tmp_path / "two", model.family, scorer_of(model.decoder, 2), None, {}, ("a", "b"))
     with pytest.raises(DaybreakError, match="is no reward model, as it has 2 scores"):
-        load_reward_model(tmp_path / "scored")
+        load_reward_model(tmp_path / "two")
