@@ -110,11 +110,13 @@ class Adapters(nn.ModuleDict):
             rows = [row for row, own in enumerate(switch.rows) if own == name]
             if len(rows) == len(switch.rows):
                 return self._corrected(name, output, *read)
-            if name in self:
+            if name is not None and name in self:
                 some = torch.tensor(rows, device=output.device)
                 own = self._corrected(name, output[some], read[0][some], *read[1:])
                 output = output.index_copy(0, some, own)
         return output
 
     def _corrected(self, name: str | None, output: Tensor, *read: Tensor) -> Tensor:
-        return cast(Tensor, self[name](output, *read)) if name in self else output
+        if name is None or name not in self:
+            return output
+        return cast(Tensor, self[name](output, *read))
