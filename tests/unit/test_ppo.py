@@ -28,6 +28,7 @@ from daybreak.align.rollout import (
     token_values,
     write_answers,
 )
+from daybreak.architecture import Rotary
 from daybreak.cli.main import run
 from daybreak.errors import DaybreakError
 from daybreak.model.decoder import Decoder
@@ -397,7 +398,7 @@ def test_another_run_is_not_continued(made: Path, tmp_path: Path) -> None:
     kept = file.read_text()
     try:
         file.write_text('{"prompt": "other"}\n')
-        with pytest.raises(DaybreakError, match="the prompts, .* are not those that this run was begun with"):
+        with pytest.raises(DaybreakError, match=r"the prompts, .* are not those that this run was begun"):
             train_ppo(longer, tmp_path / "run", Silent())
     finally:
         file.write_text(kept)
@@ -407,6 +408,37 @@ def test_another_run_is_not_continued(made: Path, tmp_path: Path) -> None:
 def test_text_of_another_tokenizer_is_not_mixed_in(made: Path, tmp_path: Path) -> None:
     data_set(tmp_path / "mix", documents=40, marks=("<|user|>",))
     refused(made, tmp_path, "has 258 tokens and the model 257", mix=str(tmp_path / "mix"))
+
+
+# Conversations
+
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def test_answers_in_a_conversation_end_with_their_turn(made: Path, tmp_path: Path) -> None:
+    marks = ("<|user|>", "<|assistant|>", "<|end|>")
+    model = speaking("gpt_j", vocabulary=260, positions=Rotary(8, "neighbours"))
+    model.tokenizer = byte_tokenizer(marks)
+    model.tokenizer.files["chat_template.jinja"] = TEMPLATE.encode()
+    with torch.no_grad():
+        model.decoder.head.bias[259] = 20.0
+    model.save(tmp_path / "model")
+    RewardModel.of(model).save(tmp_path / "reward")
+    asked = [{"messages": [{"role": "user", "content": "Hello"}]}, {"prompt": "Hello"}]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
+    given = settings(
+        made,
+        model=str(tmp_path / "model"),
+        reward=str(tmp_path / "reward"),
+        prompts=str(tmp_path / "prompts.jsonl"),
+        least_accuracy=None,
+    )
+    train_ppo(given, tmp_path / "run", Silent())
+    lines = [line for line in figures(tmp_path / "run") if "loss" in line]
+    assert [(line["ended"], line["length"]) for line in lines] == [(1.0, 1.0)] * 4
 
 
 # On the command line

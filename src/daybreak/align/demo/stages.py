@@ -176,8 +176,8 @@ class Stages:
             if len(rows) < FEWEST:
                 raise DaybreakError(
                     f"the answers to only {len(rows)} of {len(prompts)} prompts differ in what the "
-                    "labeller says, too few to rank: the model is too weak still; set --minutes higher, or give "
-                    "a better --model"
+                    "labeller says, too few to rank: the model is too weak still; set --minutes higher, or "
+                    "give a better --model"
                 )
             write_rows(file, rows)
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
