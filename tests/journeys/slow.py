@@ -19,6 +19,8 @@ NOT_RUN = {
     "daybreak data stats": "needs a data set; tested with a small one",
     "daybreak data replay": "needs a run; tested with a small one",
     "daybreak ulmfit": "needs texts, and trains for minutes; tested with small ones",
+    "daybreak finetune": "needs a model and data, and trains for minutes; tested with small ones",
+    "daybreak classify": "needs a fine-tuned model; tested with small ones",
     "daybreak align": "needs models and data, and trains for minutes; tested with small ones",
     "daybreak pretrain": "needs a data set, and trains for minutes; tested with small ones",
     "daybreak runs runs": "needs runs; tested with small ones",

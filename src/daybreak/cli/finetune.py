@@ -18,9 +18,7 @@ FREE_WORDS = True
 
 def finetune(
     context: typer.Context,
-    model: Annotated[
-        str | None, typer.Argument(help="The model to start from: a folder, a repository of the hub, a name.")
-    ] = None,
+    model: tuning.Start = None,
     data: Annotated[
         Path | None, typer.Argument(help="Rows with texts and labels: .jsonl, .json, .csv, .parquet.")
     ] = None,
@@ -37,17 +35,13 @@ def finetune(
     head: Annotated[
         str | None, typer.Option(help="extract: marks around the texts, as GPT; last: the plain text.")
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="The run's folder. Where a run stands there, it goes on.")
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="A YAML file of settings.")] = None,
-    print_config: Annotated[
-        bool, typer.Option("--print-config", help="Print all settings with their explanations, and stop.")
-    ] = False,
+    out: tuning.Out = None,
+    config: tuning.Config = None,
+    print_config: tuning.PrintConfig = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what is read of a row, and its label, and stop.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")] = False,
+    as_json: tuning.AsJson = False,
 ) -> int:
     """Teach a model to classify texts, to compare two of them, or to choose among options.
 

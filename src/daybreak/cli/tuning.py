@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,15 @@ if TYPE_CHECKING:
     from daybreak.train.tuning_run import TuningOutcome
     from daybreak.train.tuning_settings import TuningSettings
 
+Start = Annotated[
+    str | None, typer.Argument(help="The model to start from: a folder, a repository of the hub, a name.")
+]
+Out = Annotated[Path | None, typer.Option(help="The run's folder. Where a run stands there, it goes on.")]
+Config = Annotated[Path | None, typer.Option(help="A YAML file of settings.")]
+PrintConfig = Annotated[
+    bool, typer.Option("--print-config", help="Print all settings with their explanations, and stop.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
 SIGNALLED = 128
 """A process that a signal ended has this status, and the signal's number added."""
 

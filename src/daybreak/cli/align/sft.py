@@ -18,23 +18,17 @@ FREE_WORDS = True
 
 def sft(
     context: typer.Context,
-    model: Annotated[
-        str | None, typer.Argument(help="The model to start from: a folder, a repository of the hub, a name.")
-    ] = None,
+    model: tuning.Start = None,
     data: Annotated[
         Path | None, typer.Argument(help="Conversations, prompts with completions, or Alpaca's columns.")
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="The run's folder. Where a run stands there, it goes on.")
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="A YAML file of settings.")] = None,
-    print_config: Annotated[
-        bool, typer.Option("--print-config", help="Print all settings with their explanations, and stop.")
-    ] = False,
+    out: tuning.Out = None,
+    config: tuning.Config = None,
+    print_config: tuning.PrintConfig = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what of an example is read and what is learned, and stop.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")] = False,
+    as_json: tuning.AsJson = False,
 ) -> int:
     """Fine-tune a model on demonstrations; the loss is that of the answers alone.
 
