@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,6 +91,28 @@ def test_a_run_that_is_killed_anywhere_ends_as_if_it_had_not_been(tmp_path: Path
     assert lines(tmp_path / "whole", "evaluation") == lines(tmp_path / "killed", "evaluation")
     assert same(weights(tmp_path / "whole" / "model"), weights(tmp_path / "killed" / "model"))
     assert len(lines(tmp_path / "killed", "session")) > 3, "it never got beyond a checkpoint"
+
+
+class Signalled(Texts):
+    """Gets SIGTERM while its eighth loss is computed: behind two steps and an evaluation."""
+
+    calls = 0
+
+    def loss(self, part: Sequence[Text]) -> Scored:
+        self.calls += 1
+        if self.calls == 8:
+            signal.raise_signal(signal.SIGTERM)
+        return super().loss(part)
+
+
+def test_a_signal_ends_a_run_behind_a_checkpoint(tmp_path: Path) -> None:
+    given = settings(checkpoints={"every": 100})
+    tuned(tmp_path / "whole", given)
+    stopped = tuned(tmp_path / "run", given, Signalled(model_of(), texts(10), texts(4, seed=1)))
+    assert (stopped.ending, stopped.signal, stopped.step) == ("stopped", signal.SIGTERM, 3)
+    assert stopped.exported is None and not (tmp_path / "run" / "model").exists()
+    assert tuned(tmp_path / "run", given).ending == "finished"
+    assert same(weights(tmp_path / "whole" / "model"), weights(tmp_path / "run" / "model"))
 
 
 def test_how_a_step_is_divided_changes_nothing(tmp_path: Path) -> None:
