@@ -199,7 +199,7 @@ answers = contents.filter(lambda text: bool(text.strip()))
     some.lists(some.tuples(contents, answers), min_size=1, max_size=3),
     some.one_of(some.none(), contents),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_what_stands_before_an_answer_is_what_is_read_when_it_is_asked_for(
     name: str, turns: list[tuple[str, str]], system: str | None
 ) -> None:
