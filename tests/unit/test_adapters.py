@@ -15,6 +15,7 @@ import daybreak
 from daybreak import LanguageModel, families
 from daybreak.architecture import Architecture
 from daybreak.compare.redraw import redraw
+from daybreak.engine.quantised import Scheme
 from daybreak.engine.quantised_linear import QuantisedLinear
 from daybreak.errors import DaybreakError
 from daybreak.families.trials import alone, trials
@@ -337,6 +338,29 @@ def test_gradients_through_few_bits(quantised: tuple[LanguageModel, LanguageMode
     for name, gradient in found[0].items():
         assert difference(found[1][name], gradient) < 1e-5, name
     assert all(torch.equal(before[name], few.decoder.state_dict()[name]) for name in before)
+
+
+@given(st.integers(1, 90), st.integers(1, 70), st.sampled_from([(8, None), (4, 32), (4, 64)]), st.booleans())
+def test_pieces_of_few_bits(outputs: int, width: int, kind: tuple[Any, Any], bias: bool) -> None:
+    """A map that is unpacked some rows at a time computes what the whole one does, its gradient too."""
+    generator = torch.Generator().manual_seed(outputs * 100 + width)
+    layer = QuantisedLinear(width, outputs, bias, Scheme(*kind))
+    layer.take(torch.randn(outputs, width, generator=generator), "a map")
+    if bias:
+        layer.bias = torch.randn(outputs, generator=generator)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("daybreak.engine.quantised_linear.AT_ONCE", 40 * width)
+        pieces = list(layer.pieces())
+        assert torch.equal(torch.cat([piece for _, piece in pieces]), layer.whole())
+        assert [rows.start for rows, _ in pieces] == list(range(0, outputs, 32))
+        read = torch.randn(2, 3, width, generator=generator).requires_grad_()
+        found = layer.train()(read)
+        found.square().sum().backward()
+    twin = read.detach().requires_grad_()
+    exact = nn.functional.linear(twin, layer.whole(), layer.bias)
+    exact.square().sum().backward()
+    assert twin.grad is not None and read.grad is not None
+    assert torch.allclose(found, exact, 1e-5, 1e-5) and torch.allclose(read.grad, twin.grad, 1e-4, 1e-4)
 
 
 def test_few_bits_under_bfloat16_products(quantised: tuple[LanguageModel, LanguageModel]) -> None:

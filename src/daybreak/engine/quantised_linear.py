@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from daybreak.engine.kernels.build import library
 from daybreak.engine.kernels.linear import multiply
-from daybreak.engine.packed import Packed, empty, packed, unpack, unpack_rows
+from daybreak.engine.packed import AT_ONCE, ROWS, Packed, empty, packed, unpack, unpack_rows
 from daybreak.engine.quantised import Scheme
 from daybreak.model.decoder import Decoder, Tied
 
@@ -41,6 +42,16 @@ class QuantisedMatrix(nn.Module):
     def whole(self) -> Tensor:
         """The weights, [outputs, width] float32."""
         return unpack(self.packed, self.outputs, self.width, self.scheme).whole()
+
+    def pieces(self) -> Iterator[tuple[slice, Tensor]]:
+        """The same, some rows at a time, with their places: so little is unpacked at once."""
+        step = ROWS * max(1, AT_ONCE // (ROWS * self.width))
+        for first in range(0, self.outputs, step):
+            rows = slice(first, min(first + step, self.outputs))
+            blocks = slice(first // ROWS, -(-rows.stop // ROWS))
+            zeros = None if self.zeros is None else self.zeros[blocks]
+            part = Packed(self.numbers[blocks], self.scales[blocks], zeros)
+            yield rows, unpack(part, rows.stop - first, self.width, self.scheme).whole()
 
     def rows(self, numbers: Tensor) -> Tensor:
         """Rows by their numbers alone, [..] int64 -> [.., width] float32."""
@@ -78,21 +89,27 @@ class QuantisedLinear(QuantisedMatrix):
 
 
 class _Unpacked(torch.autograd.Function):
-    """A product with unpacked weights, which are unpacked anew for the gradient: between the passes they take
-    no memory.
+    """A product with unpacked weights, which are unpacked piece by piece, and anew for the gradient: they
+    take next to no memory.
     """
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, layer: QuantisedLinear) -> Tensor:
         """[rows, width] float32 -> [rows, outputs]."""
         ctx.layer = layer
+        found = inputs.new_empty(len(inputs), layer.outputs)
         with torch.autocast(inputs.device.type, enabled=False):
-            return nn.functional.linear(inputs, layer.whole(), layer.bias)
+            for rows, weights in layer.pieces():
+                found[:, rows] = inputs @ weights.t()
+        return found if layer.bias is None else found.add_(layer.bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         """Of the inputs; weights and biases have none."""
-        return gradient @ ctx.layer.whole(), None
+        found = gradient.new_zeros(len(gradient), ctx.layer.width)
+        for rows, weights in ctx.layer.pieces():
+            found += gradient[:, rows] @ weights
+        return found, None
 
 
 class QuantisedTied(QuantisedLinear):
