@@ -73,6 +73,7 @@ def test_a_run_leaves_what_a_pretraining_run_leaves(tmp_path: Path) -> None:
     assert list(told) == list(range(1, 9))
     assert all(values["ones"] == 1 for values in told.values())
     assert told[8]["loss"] < told[1]["loss"]
+    assert told[8]["tokens"] == 3 * sum(map(len, texts(10)))
     scores = [line["evaluation"]["held out"]["loss"] for line in lines(tmp_path / "run", "evaluation")]
     assert outcome.scores["loss"] == pytest.approx(min(scores), rel=1e-6)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "finished"

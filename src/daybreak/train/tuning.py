@@ -159,7 +159,8 @@ class Tuning(Generic[E]):
             self._check(step, parts, norm)
             state.move(step, norm)
             seconds, tokens = time.perf_counter() - began, sum(part.tokens for part in parts)
-            self.records.step(step + 1, means(parts), norm, state.rate(step), tokens, seconds)
+            total = state.progress.tokens = state.progress.tokens + tokens
+            self.records.step(step + 1, means(parts), norm, state.rate(step), tokens, seconds, total)
             if self.job.held_out and ((step + 1) % every == 0 or step + 1 == course.steps):
                 self.evaluate()
             if (step + 1) % self.settings.checkpoints.every == 0 and step + 1 < course.steps:

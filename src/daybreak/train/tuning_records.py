@@ -81,12 +81,20 @@ class TuningRecords:
             self._logbook.note(line)
 
     def step(
-        self, step: int, figures: Mapping[str, float], norm: float, lr: float, tokens: int, seconds: float
+        self,
+        step: int,
+        figures: Mapping[str, float],
+        norm: float,
+        lr: float,
+        tokens: int,
+        seconds: float,
+        total: int,
     ) -> None:
-        """`step` steps are done; the last one cost `figures` per prediction."""
-        self._tokens += tokens
+        """`step` steps are done, which read `total` tokens; the last one read `tokens` in so many seconds and
+        cost `figures` per prediction."""
+        self._tokens = total
         speed = tokens / seconds
-        values = {"step": step, **figures, "gradient_norm": norm, "lr": lr, "tokens": tokens}
+        values = {"step": step, **figures, "gradient_norm": norm, "lr": lr, "tokens": total}
         self._metrics.step({**values, "seconds": seconds, "tokens_per_second": speed})
         self._run.at(step)
         self._recent.append((figures["loss"], seconds, tokens))

@@ -53,6 +53,8 @@ class TuningProgress:
 
     step: int = 0
     """Steps done."""
+    tokens: int = 0
+    """Tokens read."""
     best: float | None = None
     """The best figure of the held-out examples so far."""
     best_loss: float = math.inf
