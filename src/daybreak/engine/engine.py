@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from daybreak.engine import adapted, logprobs
+from daybreak.engine.agreed import agreed, spread
 from daybreak.engine.chooser import Chooser
 from daybreak.engine.continuation import Continuation
 from daybreak.engine.memory import available
@@ -66,7 +67,7 @@ class Engine:
         self, model: Model, settings: EngineSettings | None = None, draft: Model | None = None
     ) -> None:
         """`draft`: a smaller model of the same tokenizer, which guesses what this one then checks. Raises
-        `DaybreakError` where it has other tokens.
+        `DaybreakError` where it has other tokens, and for a model that is spread over several processes.
         """
         self.settings = settings or EngineSettings()
         self._decoder = model.decoder
@@ -77,10 +78,14 @@ class Engine:
         usual = "bfloat16" if weights in ("bfloat16", "float16") else "float32"
         stored = self.settings.cache_dtype or usual
         layout = PageLayout.of(model.architecture, stored, model.decoder.part[1])
-        self.pages = Pages(layout, self._limit(layout), self._device)
+        self.pages = Pages(layout, agreed(model.decoder, self._limit(layout)), self._device)
         self._step = stepper(model.decoder, self.pages)
         self._guesser: Guesser | None = None
         if draft is not None:
+            if spread(model.decoder):  # whether guesses are worth their time is measured, by each for itself
+                raise DaybreakError(
+                    "a model that is spread over several processes is not drafted for; leave the draft out"
+                )
             self._guesser = Draft(model, draft, layout.stored)
         elif model.architecture.blanks is None and self._step.exact:
             self._guesser = Lookup()

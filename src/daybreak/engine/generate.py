@@ -9,12 +9,14 @@ from typing import Any
 
 from daybreak.engine import frame
 from daybreak.engine.adapted import Adapters, assign
+from daybreak.engine.agreed import agreed
 from daybreak.engine.continuation import IN_USE, Continuation, Result
 from daybreak.engine.engine import Engine, EngineSettings, write
 from daybreak.engine.frame import Frame
 from daybreak.engine.prompts import Model, Prompt, Prompts, prepare, special_tokens
 from daybreak.engine.settings import Sampling, resolve
 from daybreak.errors import DaybreakError
+from daybreak.model.decoder import Decoder
 from daybreak.text.stream import TextStream
 
 
@@ -44,7 +46,7 @@ def generate(
     texts = continuations(model, prepare(model, prompts), chosen, live=bool(chosen.stop))
     assign(texts, adapters)
     done = 0
-    for finished in write(engine, texts, seed_of(chosen)):
+    for finished in write(engine, texts, seed_of(chosen, model.decoder)):
         if progress is not None and finished:
             done += finished
             progress(done, len(texts))
@@ -96,7 +98,9 @@ def stream(
         )
     prompts = prepare(model, [prompt])  # type: ignore[arg-type]
     texts = continuations(model, prompts, chosen, live=True)
-    return Stream(texts[0], engine or Engine(model, EngineSettings(batch_size=1)), seed_of(chosen))
+    return Stream(
+        texts[0], engine or Engine(model, EngineSettings(batch_size=1)), seed_of(chosen, model.decoder)
+    )
 
 
 def settings_of(
@@ -125,8 +129,12 @@ def _with_blanks(model: Model, chosen: Sampling) -> Sampling:
     return dataclasses.replace(chosen, suppress_tokens=(*chosen.suppress_tokens, *sorted(never)))
 
 
-def seed_of(sampling: Sampling) -> int:
-    return secrets.randbits(63) if sampling.seed is None else sampling.seed
+def seed_of(sampling: Sampling, decoder: Decoder | None = None) -> int:
+    """The same on all processes that the decoder is spread over."""
+    if sampling.seed is not None:
+        return sampling.seed
+    drawn = secrets.randbits(63)
+    return drawn if decoder is None else agreed(decoder, drawn)
 
 
 def continuations(

@@ -90,7 +90,7 @@ def infill(
     frame, chosen = _prepare(model, sampling, settings, defaults)
     forms = [_form(model, frame, number, text) for number, text in enumerate(_texts(texts))]
     fillings = [_Filling(model, frame, chosen, form, sample) for form in forms for sample in range(chosen.n)]
-    seed, done, all_ = seed_of(chosen), 0, sum(len(filling.form.masks) for filling in fillings)
+    seed, done, all_ = seed_of(chosen, model.decoder), 0, sum(len(filling.form.masks) for filling in fillings)
     while waiting := [filling for filling in fillings if not filling.full]:
         begun = [filling.begin(number, live=False) for number, filling in enumerate(waiting)]
         for finished in write(engine, begun, seed):
@@ -112,7 +112,7 @@ class InfillStream:
         self._engine, self._filling, self._sampling = engine, filling, sampling
 
     def __iter__(self) -> Iterator[Piece]:
-        filling, seed = self._filling, seed_of(self._sampling)
+        filling, seed = self._filling, seed_of(self._sampling, self._filling.model.decoder)
         while not filling.full:
             number = len(filling.blanks)
             if given := filling.form.given[number]:

@@ -23,6 +23,7 @@ from torch.distributed.tensor.parallel import (
 )
 
 from daybreak.architecture import Architecture, Learned
+from daybreak.engine.quantised_linear import is_quantised
 from daybreak.errors import DaybreakError
 from daybreak.model.decoder import Decoder
 
@@ -50,9 +51,11 @@ class Whole(ParallelStyle):
 
 def cut(decoder: Decoder, mesh: DeviceMesh) -> None:
     """Cut the decoder over the processes of `mesh` (one axis), in place. Raises `DaybreakError` for an
-    architecture that cannot be cut into so many parts.
+    architecture that cannot be cut into so many parts, and for weights of few bits.
     """
     check(decoder.architecture, mesh.size())
+    if is_quantised(decoder):
+        raise DaybreakError("weights of few bits cannot be cut over processes; load the model without bits")
     decoder.part = (mesh.get_local_rank(), mesh.size())
     parallelize_module(decoder, mesh, plan(decoder.architecture))
     for parameter in decoder.parameters():
