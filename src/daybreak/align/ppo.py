@@ -135,7 +135,8 @@ class Ppo:
         number, settings = self.state.progress.iteration, self.settings
         warnings = self.watch.look(number, figures)
         tokens = int(seen.mask.sum())
-        self.records.iteration(number, figures, warnings, tokens, seconds)
+        self.state.progress.tokens += tokens
+        self.records.iteration(number, figures, warnings, tokens, seconds, self.state.progress.tokens)
         if settings.watch.stop_kl is not None and figures["kl"] > settings.watch.stop_kl:
             raise DaybreakError(
                 f"the answers of iteration {number} are {figures['kl']:.1f} nats from the reference, above "

@@ -18,12 +18,13 @@ class PpoRecords(TuningRecords):
         warnings: Mapping[str, str],
         tokens: int,
         seconds: float,
+        total: int,
     ) -> None:
         """Iteration `number` is done: its figures, and what they warn of by kind."""
         for text in warnings.values():
             self.note(f"iteration {number:,}: {text}")
         told = {**figures, "warnings": list(warnings)}
-        self.step(number, told, figures["policy_gradient_norm"], figures["lr"], tokens, seconds)
+        self.step(number, told, figures["policy_gradient_norm"], figures["lr"], tokens, seconds, total)
 
     def samples(self, iteration: int, written: Sequence[tuple[str, ...]]) -> None:
         """(prompt, the policy's answer, the reference's)."""

@@ -32,6 +32,8 @@ class PpoProgress:
     """Iterations done."""
     beta: float = 0.0
     """The present price of a nat."""
+    tokens: int = 0
+    """Of all answers."""
     mixed: int = 0
     """Sequences of pretraining text that were read."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,8 +11,6 @@ from daybreak.cli import plain
 from daybreak.cli.options import Model, Revision
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from daybreak.checkpoint.opened import Opened
     from daybreak.engine.damage import Damage
     from daybreak.engine.quantised import Scheme
@@ -89,7 +87,7 @@ def _tokens(opened: Opened, content: str, model: str, most: int) -> list[int]:
     return tokens
 
 
-def _texts(opened: Opened, content: str, model: str, most: int) -> list[Tensor]:
+def _texts(opened: Opened, content: str, model: str, most: int) -> list[Any]:
     from daybreak.engine.calibration import windows
     from daybreak.errors import DaybreakError
 

@@ -4,6 +4,8 @@ the same ones.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import distributed
 
@@ -19,7 +21,8 @@ def agreed(decoder: Decoder, value: int) -> int:
     """The least `value`, an int64, of all processes that a decoder is spread over; alone it costs nothing."""
     if not spread(decoder):
         return value
-    least = torch.tensor(value, device=decoder.tokens.weight.device)
-    for group in decoder.tokens.weight.device_mesh.get_all_groups():
+    weight: Any = decoder.tokens.weight
+    least = torch.tensor(value, device=weight.device)
+    for group in weight.device_mesh.get_all_groups():
         distributed.all_reduce(least, distributed.ReduceOp.MIN, group)
     return int(least)

@@ -45,7 +45,9 @@ FAMILY = RecurrentFamily(
     base=Lstm(),
     sizes={
         "awd-lstm-1150": RecurrentSize({"hidden": 1150}, 44_271_600, "the paper's width"),
-        "awd-lstm-1152": RecurrentSize({"hidden": 1152}, 44_333_280, "fastai's width; published by fast.ai as wt103-fwd and wt103-bwd"),
+        "awd-lstm-1152": RecurrentSize(
+            {"hidden": 1152}, 44_333_280, "fastai's width; published by fast.ai as wt103-fwd and wt103-bwd"
+        ),
     },
     rules=RULES,
     twins=TWINS,

@@ -47,9 +47,9 @@ def optimizers(
 def straighten(parameters: Iterable[Tensor]) -> None:
     """Have every parameter lie in memory row by row, in place; before its first gradient and optimizer.
 
-    Matrices that a checkpoint stores turned or fused are loaded as views of the file. torch's fused optimizers
-    go through the memory of a parameter, its gradient and its state side by side (on the CPU, torch 2.13), and
-    where these do not lie alike they move each number by the gradient of another.
+    Matrices that a checkpoint stores turned or fused are loaded as views of the file. torch's fused
+    optimizers go through the memory of a parameter, its gradient and its state side by side (on the CPU,
+    torch 2.13), and where these do not lie alike they move each number by the gradient of another.
     """
     for one in parameters:
         if not one.is_contiguous():

@@ -86,6 +86,8 @@ class Progress:
 
     step: int = 0
     """Steps done."""
+    tokens: int = 0
+    """Read by them."""
     best: float | None = None
     """The best figure of the held-out texts so far."""
     best_step: int = 0
@@ -124,7 +126,9 @@ class Loop:
             norm = self._move(float(loss.detach()))
             progress.step += 1
             seconds, highest = time.perf_counter() - began, max(rate or 0.0 for rate in rates)
-            self.records.step(progress.step, {"loss": loss.item()}, norm, highest, tokens, seconds)
+            progress.tokens += tokens
+            figures = {"loss": loss.item()}
+            self.records.step(progress.step, figures, norm, highest, tokens, seconds, progress.tokens)
             if progress.step % task.epoch_steps == 0:
                 self._evaluate()
             if progress.step % every == 0 and progress.step < task.steps:
