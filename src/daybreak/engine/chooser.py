@@ -52,6 +52,11 @@ class Chooser:
         """What `choose` would take for one text, from another model's logits; nothing is remembered."""
         return int(self._likeliest(logits, step)[1])
 
+    def remember(self, tokens: Sequence[int]) -> None:
+        """What one text has chosen already, before it was left."""
+        for token in tokens:
+            self._remember(torch.tensor([token], device=self._keys.device))
+
     def choose(self, logits: Tensor, step: int) -> list[int]:
         """The next token of every row of `logits` [rows, vocabulary] float32; `step` counts new ones from
         0."""

@@ -86,7 +86,7 @@ class Engine:
                 raise DaybreakError(
                     "a model that is spread over several processes is not drafted for; leave the draft out"
                 )
-            self._guesser = Draft(model, draft, layout.stored)
+            self._guesser = Draft(model, draft, layout.stored, max(1, self.settings.chunk // 8))
         elif model.architecture.blanks is None and self._step.exact:
             self._guesser = Lookup()
         self._worth = Worth()
@@ -122,6 +122,7 @@ class Engine:
             endings=sorted(text.endings),
             device=self._device,
         )
+        chooser.remember(text.tokens)
         added = Running(text, chooser, architecture, self.pages, adapted.mark(self._decoder, text.adapter))
         if not added.done:
             self.waiting.append(added)
@@ -143,7 +144,11 @@ class Engine:
         self._admit()
         plan = self._plan()
         if plan:
-            self._read(plan)
+            try:
+                self._read(plan)
+            except BaseException:
+                self._undo([one for one, _ in plan])
+                raise
         elif self.waiting and not self.running:
             return [self._refused()]
         finished = [one for one in self.running if one.done]
@@ -172,6 +177,14 @@ class Engine:
         if all(count == 1 for _, count in plan):
             written = sum(len(one.text.tokens) for one, _ in plan) - before
             self._worth.learn(any(guesses), written, time.perf_counter() - began)
+
+    def _undo(self, texts: Sequence[Running]) -> None:
+        """A pass has failed midway: those that it was for stand back, and read again what they have lost."""
+        for one in reversed([one for one in texts if not one.done]):
+            self._let_go(one)
+            one.stand_back()
+            self.running.remove(one)
+            self.waiting.appendleft(one)
 
     def _guesses(self, plan: Sequence[tuple[Running, int]]) -> list[list[int]]:
         """At what follows the texts that are being written; none while prompts are read."""
@@ -219,10 +232,11 @@ class Engine:
         """Which texts read how many tokens, those that came first before the others. A text that is being
         written is never kept waiting.
         """
-        written = sum(one.left == 1 for one in self.running)
+        reading = [one for one in self.running if not one.done]
+        written = sum(one.left == 1 for one in reading)
         room, plan = max(1, self.settings.chunk - written), []
         whole = room
-        for one in list(self.running):
+        for one in reading:
             count = 1 if one.left == 1 else min(one.left, room)
             if count < one.least:
                 count = one.least if room == whole else 0  # a context is read at once, however long
@@ -293,6 +307,7 @@ class Engine:
     def _refused(self) -> Running:
         """The first that waits: nobody holds anything, and it does not fit."""
         one = self.waiting.popleft()
+        self._let_go(one)
         one.error = DaybreakError(
             f"there is no memory for the keys and values of {len(one.tokens):,} tokens; set cache_memory, or "
             "batch_size and chunk lower"
@@ -307,17 +322,23 @@ class Engine:
 
 def write(engine: Engine, texts: Sequence[Continuation], seed: int) -> Iterator[int]:
     """Write all texts to their ends; yields how many each step finished. Raises the `DaybreakError` of a text
-    that could not go on.
+    that could not go on. Whoever steps the engine in between writes them along.
     """
-    running = [engine.add(text, seed) for text in texts]
+    running: list[Running] = []
+    told = 0
     try:
-        yield sum(one.done for one in running)
-        while not all(one.done for one in running):
-            finished = [one for one in engine.step() if one in running]
-            for one in finished:
+        for text in texts:
+            running.append(engine.add(text, seed))
+        while True:
+            for one in running:
                 if one.error is not None:
                     raise one.error
-            yield len(finished)
+            before, told = told, sum(one.done for one in running)
+            yield told - before
+            if told == len(running):
+                return
+            if not all(one.done for one in running):
+                engine.step()
     finally:
         for one in running:
             if not one.done or one.error is not None:

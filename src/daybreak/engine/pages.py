@@ -23,7 +23,7 @@ from daybreak.errors import DaybreakError
 
 PAGE = 16
 """Places of a page; as in attention.h."""
-SYSTEM_PAGE = 4096
+SYSTEM_PAGE = mmap.PAGESIZE
 LAZY = sys.platform == "linux"
 """Memory that was given back is zeros when it is used again, and costs nothing until then."""
 BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
@@ -103,12 +103,15 @@ class _Pool:
         self.base = self.bytes.data_ptr()
         self._next, self._count, self._free = 0, count, array("q")
 
-    def take(self) -> int | None:
-        """The address of a page of zeros."""
+    @property
+    def left(self) -> int:
+        """Pages that are not taken."""
+        return self._count - self._next + len(self._free)
+
+    def take(self) -> int:
+        """The address of a page of zeros; there must be one left."""
         if self._free:
             return self._free.pop()
-        if self._next == self._count:
-            return None
         self._next += 1
         return self.base + (self._next - 1) * self.size
 
@@ -160,7 +163,11 @@ class Pages:
         """Bytes of all pages taken."""
         self.groups = range(len(layout.windows))
         place = device or torch.device("cpu")
-        self.pools = [_Pool(layout.page_bytes(group), limit, place) for group in self.groups]
+        sizes = [layout.page_bytes(group) for group in self.groups]
+        lazy = place.type == "cpu" and LAZY
+        # Memory that is taken at once is for as many pages of each group.
+        shares = [limit if lazy else limit * size // sum(sizes) for size in sizes]
+        self.pools = [_Pool(size, share, place) for size, share in zip(sizes, shares, strict=True)]
         self._known: dict[bytes, Block] = {}
         self._idle: OrderedDict[tuple[int, int], Block] = OrderedDict()
 
@@ -225,19 +232,18 @@ class Pages:
 
     def _take(self, group: int) -> int | None:
         pool = self.pools[group]
-        while self.used + pool.size > self.limit:
-            if not self._evict():
+        while self.used + pool.size > self.limit or not pool.left:
+            if not self._evict(self.groups if pool.left else (group,)):
                 return None
-        address = pool.take()
-        if address is not None:
-            self.used += pool.size
-        return address
+        self.used += pool.size
+        return pool.take()
 
-    def _evict(self) -> bool:
-        if not self._idle:
+    def _evict(self, groups: Sequence[int]) -> bool:
+        """Give up the oldest page of these groups that nobody holds; False: there is none."""
+        oldest = next((entry for entry in self._idle if entry[1] in groups), None)
+        if oldest is None:
             return False
-        (_, group), block = self._idle.popitem(last=False)
-        self._give(block, group)
+        self._give(self._idle.pop(oldest), oldest[1])
         return True
 
     def _give(self, block: Block, group: int) -> None:
@@ -306,9 +312,12 @@ class PageTable:
         return [addresses.buffer_info()[0] for addresses in self._addresses]
 
     def numbers(self, group: int) -> list[int]:
-        """Of each block the number of its page in the pool; those given back are 0."""
-        pool = self._pages.pools[group]
-        return [max(0, address - pool.base) // pool.size for address in self._addresses[group]]
+        """Of each block the number of its page in the pool. For one given back stands the first that is held:
+        it is hidden, but must be of this text, since 0 times another's infinity is not 0.
+        """
+        pool, addresses = self._pages.pools[group], self._addresses[group]
+        first = addresses[min(self._begins[group], len(addresses) - 1)] or pool.base
+        return [((address or first) - pool.base) // pool.size for address in addresses]
 
 
 def first_seen(window: int | None, place: int) -> int:

@@ -30,7 +30,7 @@ class Running:
         """`weights`: what tells them from the model's own, where an adapter changes them."""
         self.text = text
         self.chooser = chooser
-        self.tokens = list(text.prompt.tokens)
+        self.tokens = [*text.prompt.tokens, *text.tokens]  # of a text that was left, some are written
         self.read = 0
         """Tokens whose keys and values are in the pages."""
         self.table = PageTable(pages)

@@ -70,19 +70,25 @@ class _Places:
 class Draft:
     """A smaller model with the same tokenizer, which chooses as the text's own settings say."""
 
-    def __init__(self, model: Model, draft: Model, stored: str) -> None:
-        """Raises `DaybreakError` for models whose tokens differ."""
+    def __init__(self, model: Model, draft: Model, stored: str, chunk: int) -> None:
+        """`chunk`: tokens of a text that are read at a time where many are not read yet. Raises
+        `DaybreakError` for models whose tokens differ.
+        """
         _check_tokens(model, draft)
         self._decoder, self._live = draft.decoder, live_vocabulary(model)
         device = draft.decoder.tokens.weight.device
         self._pages = Pages(PageLayout.of(draft.architecture, stored), available(device) // 8, device)
         self._step = stepper(draft.decoder, self._pages)
+        self._chunk = chunk
         self._tables: dict[int, tuple[PageTable, list[int]]] = {}
 
     @torch.inference_mode()
     def guess(self, texts: Sequence[Running], most: int) -> list[list[int]]:
         guesses: list[list[int]] = [[] for _ in texts]
         active = [number for number, text in enumerate(texts) if self._begin(text, most)]
+        for number in active:
+            while len(texts[number].tokens) - len(self._tables[id(texts[number])][1]) > self._chunk:
+                self._step.read([self._part(texts[number], (), self._chunk)])
         for _ in range(most):
             parts = [self._part(texts[number], guesses[number]) for number in active]
             if not parts:
@@ -111,9 +117,9 @@ class Draft:
             return False
         return True
 
-    def _part(self, text: Running, guesses: Sequence[int]) -> Part:
+    def _part(self, text: Running, guesses: Sequence[int], most: int | None = None) -> Part:
         table, read = self._tables[id(text)]
-        tokens = [*text.tokens, *guesses][len(read) :]
+        tokens = [*text.tokens, *guesses][len(read) :][:most]
         part = Part(table, tokens, len(read))
         read += tokens
         return part
