@@ -19,6 +19,14 @@ from tests.unit.test_engine import COMPILED, model_of, outcome, text, tokens_of
 from tests.unit.tiny_models import speaking
 
 
+def test_an_engine_writes_for_its_own_model_alone() -> None:
+    model, other = speaking("gpt2"), speaking("llama")
+    engine = other.engine()
+    for call in (model.generate, model.stream):
+        with pytest.raises(DaybreakError, match="another model's"):
+            call([[1, 2]] if call == model.generate else [1, 2], engine=engine)
+
+
 def test_two_streams_of_one_engine_lose_nothing() -> None:
     """What one of them writes while the other is read is shown all the same."""
     model = speaking()
@@ -60,10 +68,8 @@ def test_a_stream_that_was_left_goes_on_where_it_was() -> None:
     model = speaking()
     redraw(model.decoder, 3)
     asked: dict[str, Any] = {
-        "temperature": 1.0,
-        "seed": 4,
-        "repetition_penalty": 1.2,
-        "frequency_penalty": 0.3,
+        "repetition_penalty": 1.5,
+        "frequency_penalty": 1.0,
         "max_new_tokens": 30,
         "ignore_eos": True,
     }

@@ -198,3 +198,10 @@ def test_a_checkpoint_without_a_reference(tmp_path: Path, capsys: pytest.Capture
     assert run(["verify", saved(made, tmp_path)]) == 2
     error = capsys.readouterr().err
     assert "GPT-3" in error and "no reference to be compared with" in error
+
+
+def test_a_folder_of_few_bits_is_refused_beside_another(tmp_path: Path) -> None:
+    whole = saved(model(), tmp_path / "whole")
+    assert run(["quantize", whole, "--out", str(tmp_path / "few")]) == 0
+    with pytest.raises(DaybreakError, match="few has weights of few bits"):
+        compare_folders(whole, str(tmp_path / "few"))

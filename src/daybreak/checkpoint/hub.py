@@ -93,7 +93,7 @@ def _repository(name: str) -> str:
                 f"size={name!r}) makes a fresh model"
             )
         return size.hub
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", name):  # no name of the hub begins with a point, as paths do
         raise DaybreakError(
             f"no folder {name!r}; give an existing folder, a repository of the hub (owner/name), or a "
             "published size as listed by 'daybreak families'"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,10 @@ def load(model: str, revision: str | None, dtype: str, device: str, bits: int | 
         tell("compiling the kernels for this processor, once ...")
         build.library()
         tell(f"loading {model} ...")
+    found = build.library()
+    if found.functions is None and os.environ.get(build.OFF) != "0" and device == "cpu":
+        tell("")
+        print(f"note: without the compiled kernels, and slow: {found.about}", file=sys.stderr, flush=True)
 
     loaded = language_model.load(model, revision, dtype, device, bits)
     tell("")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from daybreak.architecture import Architecture
 from daybreak.compare.parity import BOUND
+from daybreak.engine.quantised_linear import is_quantised
 from daybreak.errors import DaybreakError
 from daybreak.language_model import load
 from daybreak.model.decoder import Decoder
@@ -45,6 +46,12 @@ class Departure:
 def compare_folders(first: str, second: str, bound: float = BOUND) -> Departure:
     """Both read the same random tokens; outputs are compared module by module in the order of computation."""
     a, b = load(first).decoder, load(second).decoder
+    for name, decoder in ((first, a), (second, b)):
+        if is_quantised(decoder):
+            raise DaybreakError(
+                f"{name} has weights of few bits, which differ from all others; `daybreak quantize --text` "
+                "says by how much, and so does `daybreak verify` of the checkpoint that it was made from"
+            )
     fields = differing_fields(a.architecture, b.architecture)
     _comparable(fields)
     vocabulary = min(a.architecture.vocabulary, b.architecture.vocabulary)

@@ -99,6 +99,17 @@ class Engine:
         self.stood_back = 0
         """How often a text gave its pages to others."""
 
+    @classmethod
+    def for_model(cls, engine: Engine | None, model: Model, batch_size: int = 1) -> Engine:
+        """The `engine` that was given, else a new one. Raises `DaybreakError` for one of another model."""
+        if engine is None:
+            return cls(model, EngineSettings(batch_size))
+        if engine._decoder is not model.decoder:
+            raise DaybreakError(
+                "the engine is another model's; make one with the engine method of this model"
+            )
+        return engine
+
     def add(self, text: Continuation, seed: int) -> Running:
         """Have a text written. Raises `DaybreakError` where its keys and values would not fit even alone, and
         for an adapter that the model does not have.

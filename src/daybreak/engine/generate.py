@@ -11,7 +11,7 @@ from daybreak.engine import frame
 from daybreak.engine.adapted import Adapters, assign
 from daybreak.engine.agreed import agreed
 from daybreak.engine.continuation import IN_USE, Continuation, Result
-from daybreak.engine.engine import Engine, EngineSettings, write
+from daybreak.engine.engine import Engine, write
 from daybreak.engine.frame import Frame
 from daybreak.engine.prompts import Model, Prompt, Prompts, prepare, special_tokens
 from daybreak.engine.settings import Sampling, resolve
@@ -41,7 +41,7 @@ def generate(
     None is the model without any, and nothing said the one in use. Raises `DaybreakError` for a prompt that
     the model cannot read and for settings that make no sense.
     """
-    engine = engine or Engine(model, EngineSettings(batch_size))
+    engine = Engine.for_model(engine, model, batch_size)
     chosen = settings_of(model, sampling, settings, defaults)
     texts = continuations(model, prepare(model, prompts), chosen, live=bool(chosen.stop))
     assign(texts, adapters)
@@ -98,9 +98,7 @@ def stream(
         )
     prompts = prepare(model, [prompt])  # type: ignore[arg-type]
     texts = continuations(model, prompts, chosen, live=True)
-    return Stream(
-        texts[0], engine or Engine(model, EngineSettings(batch_size=1)), seed_of(chosen, model.decoder)
-    )
+    return Stream(texts[0], Engine.for_model(engine, model), seed_of(chosen, model.decoder))
 
 
 def settings_of(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from daybreak.architecture import Learned
 from daybreak.engine.continuation import Continuation, FinishReason
-from daybreak.engine.engine import Engine, EngineSettings, write
+from daybreak.engine.engine import Engine, write
 from daybreak.engine.frame import Frame
 from daybreak.engine.generate import endings_of, room_of, seed_of, settings_of
 from daybreak.engine.logprobs import TokenLogprob
@@ -86,7 +86,7 @@ def infill(
     `progress` counts blanks. Raises `DaybreakError` for a model without blanks or tokenizer, and for a text
     without any blank or with a [gMASK] before its end.
     """
-    engine = engine or Engine(model, EngineSettings(batch_size))
+    engine = Engine.for_model(engine, model, batch_size)
     frame, chosen = _prepare(model, sampling, settings, defaults)
     forms = [_form(model, frame, number, text) for number, text in enumerate(_texts(texts))]
     fillings = [_Filling(model, frame, chosen, form, sample) for form in forms for sample in range(chosen.n)]
@@ -148,7 +148,7 @@ def infill_stream(
     if chosen.n != 1:
         raise DaybreakError(f"n is {chosen.n}, but a stream is one text; use infill for several samples")
     filling = _Filling(model, frame, chosen, _form(model, frame, 0, text), 0)
-    return InfillStream(engine or Engine(model, EngineSettings(batch_size=1)), filling, chosen)
+    return InfillStream(Engine.for_model(engine, model), filling, chosen)
 
 
 def _prepare(

@@ -53,11 +53,25 @@ def library() -> Library:
     if compiler is None:
         return Library(None, "there is no C++ compiler (g++ or clang++) on this machine")
     try:
-        functions = ctypes.CDLL(str(_built(compiler)))
+        functions, alone = _loaded(compiler)
     except (OSError, subprocess.SubprocessError) as error:
         return Library(None, f"building them with {compiler} failed: {_first_line(error)}")
     functions.instructions.restype = ctypes.c_char_p
-    return Library(functions, functions.instructions().decode())
+    return Library(functions, functions.instructions().decode() + alone)
+
+
+def _loaded(compiler: str) -> tuple[ctypes.CDLL, str]:
+    """The library; where it cannot be kept, from a folder of this process alone, and a word about that."""
+    file = _file(compiler)
+    try:
+        _build(compiler, file)
+        return ctypes.CDLL(str(file)), ""
+    except OSError as error:
+        with tempfile.TemporaryDirectory(prefix="daybreak-kernels-") as name:
+            own = Path(name) / file.name
+            _build(compiler, own)
+            alone = f", compiled for this process alone, as they cannot be kept: {error}"
+            return ctypes.CDLL(str(own)), alone
 
 
 def _names() -> tuple[str | None, ...]:
@@ -74,9 +88,9 @@ def _compiler() -> str | None:
     return next((found for name in _names() if name and (found := shutil.which(name))), None)
 
 
-def _built(compiler: str) -> Path:
-    """The library's file. It is written under another name first: several processes may build it at once."""
-    file = _file(compiler)
+def _build(compiler: str, file: Path) -> None:
+    """Have the library in `file`. It is written under another name first: several processes may build it at
+    once."""
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=file.parent, prefix=".building-") as name:
@@ -88,7 +102,6 @@ def _built(compiler: str) -> Path:
             )
             _run_all([[compiler, *FLAGS, "-shared", *objects, "-o", str(unfinished)]])
             os.replace(unfinished, file)
-    return file
 
 
 def _run_all(commands: Iterable[list[str]]) -> None:
