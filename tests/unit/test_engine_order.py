@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -88,11 +89,11 @@ def test_random_numbers_are_of_one_seed_prompt_and_sample() -> None:
 
 @COMPILED
 def test_guesses_end_with_the_context(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The table of positions has no row for more of them, and the text needs none."""
+    """The table of positions has no rows beyond it."""
     always(monkeypatch)
     model, prompt = model_of("gpt2", context=32), tokens_of(3, 20)
     plain = outcome(Engine(model, EngineSettings(guesses=0)), [text(prompt, max_new_tokens=13)])[0]
-    engine = Engine(model)
+    engine = Engine(model, EngineSettings(guesses=4))  # the last time there is room for one of them
     engine._guesser = Oracle({tuple(prompt): [*plain.tokens, 1, 2, 3, 4, 5, 6]}, None)
     running = engine.add(text(prompt, max_new_tokens=13), 5)
     while engine.busy:
@@ -117,7 +118,9 @@ def test_nothing_is_guessed_for_a_text_with_an_adapter(monkeypatch: pytest.Monke
 
 @COMPILED
 def test_a_draft_that_was_wrong_guesses_on_from_what_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    always(monkeypatch)
+    """Also where nothing was guessed for some passes."""
+    passes = itertools.count()
+    monkeypatch.setattr(Worth, "decide", lambda self: next(passes) % 4 == 0)
     model, draft = model_of("gpt_neox", layers=3), model_of("gpt_neox", layers=1)
     engine = Engine(model, None, draft)
     guesser = engine._guesser
@@ -134,7 +137,7 @@ def test_a_draft_that_was_wrong_guesses_on_from_what_was_written(monkeypatch: py
     running = [engine.add(text(tokens_of(n, 9), temperature=1.0), 1) for n in range(3)]
     while engine.busy:
         engine.step()
-    assert len(wrong) > 10 and sum(one.accepted for one in running) < sum(one.proposed for one in running)
+    assert len(wrong) > 3 and sum(one.accepted for one in running) < sum(one.proposed for one in running)
 
 
 def test_a_slower_way_is_left_after_some_tries() -> None:

@@ -99,6 +99,23 @@ def test_samples_are_streams_of_their_own() -> None:
     assert tokens_of(generate(model, "ab", **settings)) != tokens_of(generate(model, "ab", **settings))
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.5])
+def test_what_is_suppressed_at_the_beginning_may_follow(
+    temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    say(monkeypatch, lambda hidden: torch.zeros(len(hidden), 270).index_fill(1, torch.tensor([65]), 50.0))
+    found = generate(
+        model_of("gpt2"),
+        "ab",
+        begin_suppress_tokens=[65],
+        temperature=temperature,
+        seed=1,
+        max_new_tokens=4,
+        ignore_eos=True,
+    )[0]
+    assert found.tokens[0] != 65 and found.tokens[1:] == [65] * 3
+
+
 def test_log_probabilities_are_the_model_s_own() -> None:
     model = model_of("gpt_neo")
     settings: dict[str, Any] = {"temperature": 0.3, "top_k": 4, "repetition_penalty": 1.5, "seed": 0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from daybreak.architecture import Alibi, Architecture, Learned, Rotary
+from daybreak.architecture import Alibi, Architecture, Blanks, Learned, Rotary
 from daybreak.compare.redraw import redraw
 from daybreak.engine.kernels.build import library
 from daybreak.engine.pages import PageLayout, Pages, PageTable
@@ -128,6 +129,21 @@ VARIED = [
     Architecture(**SHAPE, windows=(None, 20), scaled_scores=False),
     Architecture(**SHAPE, positions=Rotary(12), key_heads=2, gated=True, norm="rms", activation="silu"),
 ]
+
+
+@pytest.mark.parametrize("kind", STEPS)
+@pytest.mark.parametrize("pairs", ["halves", "neighbours"])
+def test_a_piece_is_turned_by_its_blank_and_by_its_own_places(kind: type[Any], pairs: Any) -> None:
+    blanks = Blanks(start=90, end=91, mask=92, rest=93)
+    architecture = Architecture(**SHAPE, positions=Rotary(6, pairs, blocks=True), blanks=blanks)
+    decoder = decoder_of(architecture, 9)
+    context = [number * 7 % 89 for number in range(20)]
+    tokens = [*context[:12], blanks.mask, *context[12:], blanks.start, *context[::-1]]
+    reader = Reader(kind, decoder)
+    end = tokens.index(blanks.start) + 1  # a context is read at once
+    cuts = (0, end, end + 1, end + 9, len(tokens))
+    found = [reader.read([(0, tokens, *part)])[0] for part in itertools.pairwise(cuts)]
+    close(torch.cat(found), whole(decoder, tokens), 2e-5)
 
 
 @pytest.mark.skipif(library().functions is None, reason=library().about)
