@@ -177,7 +177,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
     tokens = torch.tensor(model.tokenizer.encode(learned, special=False))
     draw = torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(model.decoder.parameters(), lr=3e-3)
-    for _ in range(150):
+    for _ in range(100):
         starts = torch.randint(len(tokens) - 64, (8,), generator=draw).tolist()
         batch = torch.stack([tokens[start : start + 64] for start in starts])
         logits = model.decoder.logits(batch[:, :-1])
@@ -198,10 +198,21 @@ def test_a_trained_model_loses_less(
     folder, learned, other = trained
     (tmp_path / "learned").write_text(learned, encoding="utf-8")
     (tmp_path / "other").write_text(other, encoding="utf-8")
-    words = ["quantize", str(folder), "--bits", "4", "--text", str(tmp_path / "other"), "--json", *options]
+    words = [
+        "quantize",
+        str(folder),
+        "--bits",
+        "4",
+        "--text",
+        str(tmp_path / "other"),
+        "--tokens",
+        "2048",
+        "--json",
+        *options,
+    ]
     assert run([*words, "--out", str(tmp_path / "plain")]) == 0
     plain = json.loads(capsys.readouterr().out)
-    calibrated = ["--calibrate", str(tmp_path / "learned"), "--calibration-tokens", "4096"]
+    calibrated = ["--calibrate", str(tmp_path / "learned"), "--calibration-tokens", "2048"]
     assert run([*words, "--out", str(tmp_path / "calibrated"), *calibrated]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["bytes"] == plain["bytes"] and plain["damage"]["kl"] > 1e-3

@@ -114,10 +114,10 @@ class _Calibration:
         """Of the token embedding only the rows that occur are in memory, under numbers of their own."""
         decoder = self._decoder
         every = torch.cat([reading.tokens.flatten() for reading in self._readings])
-        ids, places = every.unique(return_inverse=True)
+        ids, places = every.unique(return_inverse=True)  # type: ignore[no-untyped-call]
         rows = self._parts.part(TOKENS)[ids].float()
         rows = quantise(rows, self._scheme, TOKENS).whole() if self._scheme.embeddings else rows
-        decoder.tokens = nn.Embedding.from_pretrained(rows)
+        decoder.tokens = nn.Embedding.from_pretrained(rows)  # type: ignore[no-untyped-call]
         counts = [reading.tokens.numel() for reading in self._readings]
         renamed = [
             replace(reading, tokens=part.view_as(reading.tokens))

@@ -58,7 +58,8 @@ def _factor(hessian: Tensor) -> Tensor:
         diagonal += 9 * damping
         damping *= 10
     one = torch.eye(len(hessian), dtype=hessian.dtype)
-    return torch.linalg.solve_triangular(found.L.flip(0, 1), one, upper=True).float()
+    upper: Tensor = torch.linalg.solve_triangular(found.L.flip(0, 1), one, upper=True)
+    return upper.float()
 
 
 def fitted(weight: Tensor, inputs: Inputs, scheme: Scheme, name: str = "a matrix") -> Quantised:

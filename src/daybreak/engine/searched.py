@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -58,8 +59,8 @@ def searched(weight: Tensor, importance: Tensor, scheme: Scheme) -> Grid:
 def _best(values: Tensor, weights: Tensor, scheme: Scheme) -> Grid:
     """Of one group, [1, group, rows]: what it takes stays in the processor's cache."""
     best, least = _grid(values, 1.0, scheme), None
-    for share in SHARES:
-        tried = _grid(values, share, scheme)
+    for share, between in product(SHARES, (False, True) if scheme.zeros else (False,)):
+        tried = _grid(values, share, scheme, between)
         whole = tried.whole(tried.nearest(values, slice(None)), slice(None))
         off = whole.sub_(values).square_().mul_(weights).sum(1)  # [1, rows]
         if least is None:
@@ -75,8 +76,8 @@ def _best(values: Tensor, weights: Tensor, scheme: Scheme) -> Grid:
     return best
 
 
-def _grid(values: Tensor, share: float, scheme: Scheme) -> Grid:
-    """As `quantise` has it, but for a `share` of the range."""
+def _grid(values: Tensor, share: float, scheme: Scheme, between: bool = False) -> Grid:
+    """As `quantise` has it, but for a `share` of the range; zero points may lie `between` whole numbers."""
     middle = MIDDLE[scheme.bits]
     first, last = 0 if scheme.zeros and scheme.bits == 4 else 1, 2 * middle - 1
     if not scheme.zeros:
@@ -84,7 +85,8 @@ def _grid(values: Tensor, share: float, scheme: Scheme) -> Grid:
         return Grid(scales, torch.full_like(scales, middle), first, last)
     least, most = values.amin(1).clamp_(max=0) * share, values.amax(1).clamp_(min=0) * share
     scales = (most - least) / (last - first)
-    return Grid(scales, (first - least / torch.where(scales > 0, scales, 1.0)).round_(), first, last)
+    zeros = first - least / torch.where(scales > 0, scales, 1.0)
+    return Grid(scales, zeros if between else zeros.round_(), first, last)
 
 
 def by_groups(values: Tensor, group: int) -> Tensor:
