@@ -140,6 +140,25 @@ def test_a_draft_that_was_wrong_guesses_on_from_what_was_written(monkeypatch: py
     assert len(wrong) > 3 and sum(one.accepted for one in running) < sum(one.proposed for one in running)
 
 
+@COMPILED
+def test_what_is_timed_is_what_was_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = itertools.count()
+    monkeypatch.setattr(Worth, "decide", lambda self: next(passes) % 2 == 0)
+    engine = Engine(model_of("gpt2"))
+    parts, told = noted(engine, monkeypatch), []
+    monkeypatch.setattr(engine._worth, "learn", lambda *figures: told.append(figures[:2]))
+    running = engine.add(text([5, 6, 7, 8] * 5, max_new_tokens=30), 0)
+    engine.step()  # the prompt
+    lengths = [0]
+    while engine.busy:
+        lengths.append(len(running.text.tokens))
+        engine.step()
+    lengths.append(len(running.text.tokens))
+    assert [guessed for guessed, _ in told] == [len(own[0].tokens) > 1 for own in parts[1:]]
+    assert [count for _, count in told] == [b - a for a, b in itertools.pairwise(lengths[1:])]
+    assert {guessed for guessed, _ in told} == {True, False}
+
+
 def test_a_slower_way_is_left_after_some_tries() -> None:
     worth = Worth()
     taken = []
