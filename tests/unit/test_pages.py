@@ -79,6 +79,17 @@ def test_what_was_given_up_and_read_again_is_known_again() -> None:
     assert pages.find(keys) == again.blocks
 
 
+def test_where_pages_of_one_kind_are_out_those_of_others_stay() -> None:
+    pages, keys = pages_of((None, 20), 100), keys_of(tokens_of(1, 48))
+    pages.pools[0]._count = 3
+    table = left(pages, keys)
+    first = table.blocks[0]
+    table.forget(48)  # the first block's page of the layers with a window is the one that was left first
+    table.release()
+    assert pages.new() is not None
+    assert pages.find(keys[:1]) == [first]
+
+
 def test_half_a_block_is_none() -> None:
     pages = pages_of((None, 20), 3)
     assert pages.new() is not None
