@@ -65,7 +65,12 @@ def test_heads_look_one_place_back(decoder: Decoder, monkeypatch: pytest.MonkeyP
     seen: list[torch.Tensor] = []
 
     def spy(
-        query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, sight: object, scale: float
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        sight: object,
+        scale: float,
+        dropout: float,
     ) -> object:
         seen.append(query @ key.transpose(-1, -2) * scale)  # [batch, heads, length, length]
         return value

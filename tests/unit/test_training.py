@@ -339,7 +339,7 @@ def test_the_first_heads_look_back(distance: int, monkeypatch: pytest.MonkeyPatc
     start(model, None)
     seen: list[tuple[Tensor, Tensor]] = []
 
-    def spy(query: Tensor, key: Tensor, value: Tensor, sight: object, scale: float) -> Tensor:
+    def spy(query: Tensor, key: Tensor, value: Tensor, sight: object, scale: float, dropout: float) -> Tensor:
         seen.append((query, key))
         return value
 
