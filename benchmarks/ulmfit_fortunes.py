@@ -1,6 +1,6 @@
 """ULMFiT on the fortunes of Debian: which category is a text from?
 
-    python benchmarks/ulmfit_fortunes.py [--fortunes FOLDER] [--general FILE ...] [--seeds 3] [--both]
+    python benchmarks/ulmfit_fortunes.py [--fortunes FOLDER] [--general FILE ...] [--share 0.25] [--both]
 
 The texts are read from the packages fortunes and fortunes-min, and nothing of them is kept. A language model
 learns general text, goes on with the fortunes that are not held out, and becomes a classifier; beside it
@@ -104,6 +104,15 @@ def split(texts: Sequence[Fortune]) -> dict[str, list[Fortune]]:
     return parts
 
 
+def fewer(texts: Sequence[Fortune], share: float) -> list[Fortune]:
+    """The first `share` of every category; the others are known without their classes."""
+    found = []
+    for category in sorted({one.category for one in texts}):
+        own = [one for one in texts if one.category == category]
+        found += own[: round(share * len(own))]
+    return found
+
+
 def write(file: Path, texts: Sequence[Fortune]) -> str:
     with file.open("w", encoding="utf-8", newline="") as handle:
         rows = csv.writer(handle)
@@ -149,23 +158,32 @@ class Experiment:
 
     def classifier(self, seed: int, own: Mapping[str, Any], name: str) -> tuple[str, float, float]:
         """The folder, and the accuracy on validation and test texts."""
-        data = {"files": [self.files["training"]], "held_out": [self.files["validation"]]}
+        labelled = self.files.get("labelled", self.files["training"])
+        data = {"files": [labelled], "held_out": [self.files["validation"]]}
         start = str(self.folder / f"{self.direction}-tuned" / "model")
         tree = {**CLASSES, **own, "seed": seed, "start": start, "data": data}
-        out = self.folder / f"{self.direction}-{name}-{seed}"
+        out = self.folder / f"{self.direction}-{Path(labelled).stem}-{name}-{seed}"
         done = learn_classes(reading.build(ClassifySettings, tree), out, Quiet())
         test = evaluate([str(out / "model")], [self.files["test"]])
         return str(out / "model"), done.scores["accuracy"], test["accuracy"]
 
 
-TRANSFERRED: dict[str, Any] = {"dropout": 0.5, "lr": 0.01}
 FRESH: dict[str, Any] = {"pretrained": False, "gradual": False, "factor": 1.0}
-FRESH_TRIALS: tuple[dict[str, Any], ...] = (
-    {"dropout": 0.5, "lr": 0.01},
-    {"dropout": 0.25, "lr": 0.005},
-)
-"""Rates and dropouts for the network with fresh weights; what is best on validation texts, with the first
-seed, is what it is compared with."""
+TRIALS: dict[str, tuple[dict[str, Any], ...]] = {
+    "fresh": ({**FRESH, "dropout": 0.5, "lr": 0.01}, {**FRESH, "dropout": 0.25, "lr": 0.005}),
+    "ulmfit": ({"dropout": 0.5, "lr": 0.01}, {"dropout": 0.25, "lr": 0.01}),
+}
+"""Two settings for either side; what is better on validation texts with the first seed is compared."""
+
+
+def best_of(experiment: Experiment, name: str, seeds: Sequence[int]) -> list[tuple[str, float, float]]:
+    """Of every seed, with the better setting."""
+    trials = [experiment.classifier(seeds[0], own, f"{name}{n}") for n, own in enumerate(TRIALS[name])]
+    best = max(range(len(trials)), key=lambda number: trials[number][1])
+    told = ", ".join(f"{one[1]:.1%}" for one in trials)
+    print(f"{experiment.direction}, {name}, on validation texts: {told}, so {TRIALS[name][best]}", flush=True)
+    own = TRIALS[name][best]
+    return [trials[best], *(experiment.classifier(seed, own, f"{name}{best}") for seed in seeds[1:])]
 
 
 def main() -> None:
@@ -174,6 +192,8 @@ def main() -> None:
         folder = given.runs or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
         parts = split(read(given.fortunes))
+        if given.share < 1:
+            parts["labelled"] = fewer(parts["training"], given.share)
         files = {part: write(folder / f"{part}.csv", texts) for part, texts in parts.items()}
         counts = Counter(one.category for one in parts["test"])
         most = Counter(one.category for one in parts["training"]).most_common(1)[0][0]
@@ -192,17 +212,12 @@ def compared(
     seeds = range(given.seeds)
     forward = Experiment(folder, files, texts, backward=False)
     forward.language()
-    trials = [forward.classifier(0, {**FRESH, **one}, f"fresh{n}") for n, one in enumerate(FRESH_TRIALS)]
-    best = max(range(len(trials)), key=lambda number: trials[number][1])
-    print(f"fresh weights, on validation: {[round(one[1], 3) for one in trials]}, so {FRESH_TRIALS[best]}")
-    own = {**FRESH, **FRESH_TRIALS[best]}
-    fresh = [trials[best], *(forward.classifier(seed, own, f"fresh{best}") for seed in seeds[1:])]
-    found = [forward.classifier(seed, TRANSFERRED, "ulmfit") for seed in seeds]
+    fresh, found = best_of(forward, "fresh", seeds), best_of(forward, "ulmfit", seeds)
     rows = [line("fresh weights", fresh), line("ULMFiT", found)]
     if given.both:
         backward = Experiment(folder, files, texts, backward=True)
         backward.language()
-        other = [backward.classifier(seed, TRANSFERRED, "ulmfit") for seed in seeds]
+        other = best_of(backward, "ulmfit", seeds)
         pairs = [[one[0], two[0]] for one, two in zip(found, other, strict=True)]
         both = [("", 0.0, evaluate(pair, [files["test"]])["accuracy"]) for pair in pairs]
         rows += [line("ULMFiT, backward", other), line("ULMFiT, both directions", both)]
@@ -231,6 +246,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--fortunes", type=Path, default=FORTUNES)
     parser.add_argument("--general", type=Path, nargs="+", default=GENERAL)
+    parser.add_argument("--share", type=float, default=1.0, help="of the training texts that have a class")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--both", action="store_true", help="a backward model, too, and both together")
     parser.add_argument("--runs", type=Path, help="keep the runs here, and go on with those that are there")
