@@ -57,8 +57,10 @@ def _factor(hessian: Tensor) -> Tensor:
     while int((found := torch.linalg.cholesky_ex(hessian.flip(0, 1))).info):
         diagonal += 9 * damping
         damping *= 10
-    one = torch.eye(len(hessian), dtype=hessian.dtype)
-    upper: Tensor = torch.linalg.solve_triangular(found.L.flip(0, 1), one, upper=True)
+    lower = found.L.flip(0, 1)
+    del found
+    one = hessian.zero_().fill_diagonal_(1)  # in its memory: each of these is as large as all
+    upper: Tensor = torch.linalg.solve_triangular(lower, one, upper=True)
     return upper.float()
 
 
