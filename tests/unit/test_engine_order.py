@@ -159,6 +159,22 @@ def test_what_is_timed_is_what_was_done(monkeypatch: pytest.MonkeyPatch) -> None
     assert {guessed for guessed, _ in told} == {True, False}
 
 
+def test_nothing_is_kept_of_texts_that_are_gone() -> None:
+    engine = Engine(model_of("gpt2"))
+    outcome(engine, [text([5, 6, 7, 8] * 5)])
+    left = engine.add(text([5, 6, 7, 8] * 5), 0)
+    for _ in range(3):
+        engine.step()
+    engine.cancel(left)
+    assert engine._guesser is None or not vars(engine._guesser)["_places"]
+
+
+def test_half_of_what_is_free_is_for_keys_and_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daybreak.engine.engine.available", lambda device: 12 << 20)
+    assert Engine(model_of("gpt2")).pages.limit == 6 << 20
+    assert Engine(model_of("gpt2"), EngineSettings(cache_memory=1 << 20)).pages.limit == 1 << 20
+
+
 def test_a_slower_way_is_left_after_some_tries() -> None:
     worth = Worth()
     taken = []
