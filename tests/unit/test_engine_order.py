@@ -6,10 +6,13 @@ import itertools
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
+from daybreak.engine.chooser import Chooser
 from daybreak.engine.engine import Engine, EngineSettings
 from daybreak.engine.sampling import stream_key
+from daybreak.engine.settings import Sampling
 from daybreak.engine.speculation import Draft, Worth
 from daybreak.engine.step import Part
 from tests.unit.test_adapter_engine import adapted
@@ -85,6 +88,23 @@ def test_random_numbers_are_of_one_seed_prompt_and_sample() -> None:
         (seed, prompt, n) for seed in (0, 1, 12) for prompt in ([1], [2], [1, 2], [12]) for n in (0, 1, 2)
     ]
     assert len({stream_key(*one) for one in given}) == len(given)
+
+
+def chooser(**given: Any) -> Chooser:
+    sampling = Sampling(**given)
+    return Chooser(sampling, [[1]], [7], live=1000, vocabulary=1000, endings=[], device=torch.device("cpu"))
+
+
+def test_each_step_has_random_numbers_of_its_own() -> None:
+    drawing = chooser(temperature=1.0)
+    assert len({drawing.choose(torch.zeros(1, 1000), step)[0] for step in range(50)}) > 40
+
+
+def test_presence_counts_once_and_frequency_each_time() -> None:
+    logits = torch.zeros(1, 1000).index_fill(1, torch.tensor([3]), 1.5)
+    for given, times in (({"presence_penalty": 1.0}, 9), ({"frequency_penalty": 1.0}, 2)):
+        choosing = chooser(temperature=0.0, **given)
+        assert [choosing.choose(logits, step)[0] for step in range(9)].count(3) == times
 
 
 @COMPILED

@@ -149,9 +149,13 @@ class Engine:
     def busy(self) -> bool:
         return bool(self.waiting or self.running)
 
-    @torch.inference_mode()
     def step(self) -> list[Running]:
         """Read once; returns the texts that are finished with it, or have an error."""
+        # In inference mode torch takes products of cut matrices apart anew for every number of tokens.
+        with torch.no_grad() if spread(self._decoder) else torch.inference_mode():
+            return self._stepped()
+
+    def _stepped(self) -> list[Running]:
         self._admit()
         plan = self._plan()
         if plan:
