@@ -104,6 +104,8 @@ def test_what_follows_the_last_answer_is_left_out(tmp_path: Path) -> None:
         ({"prompt": 3, "completion": "a"}, "line 2: prompt is 3; give a text"),
         ({"instruction": " ", "output": "a"}, "line 2 has an empty instruction"),
         ({"instruction": "a", "output": None}, "line 2 has no output; fill it in"),
+        ({"prompt": "\ud800", "completion": "a"}, "line 2 is not UTF-8 text"),
+        ({"instruction": "a", "input": "\ud800", "output": "a"}, "line 2 is not UTF-8 text"),
     ],
 )
 def test_bad_rows_are_named_with_the_remedy(tmp_path: Path, row: dict[str, Any], said: str) -> None:
@@ -111,6 +113,11 @@ def test_bad_rows_are_named_with_the_remedy(tmp_path: Path, row: dict[str, Any],
     file.write_text("\n" + json.dumps(row) + "\n")
     with pytest.raises(DaybreakError, match=said):
         read_demonstrations(file)
+
+
+def test_columns_that_are_null_are_of_no_form(tmp_path: Path) -> None:
+    file = lines(tmp_path / "a.jsonl", {"prompt": "a", "completion": "b", "messages": None})
+    assert read_demonstrations(file)[0].text == ("a", "b")
 
 
 def test_a_form_can_be_named(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daybreak.data.judged import Judged, read_judged
+from daybreak.data.prompts import read_prompts
 from daybreak.data.rankings import (
     Ranking,
     append_rating,
@@ -71,6 +72,37 @@ def test_a_prompt_beside_whole_conversations_is_not_read_twice(tmp_path: Path) -
     assert read_rankings(lines(tmp_path, row))[0].prompt == tuple(TALK)
 
 
+def test_a_question_behind_a_system_message_is_not_read_twice(tmp_path: Path) -> None:
+    """Data sets name the question alone beside the whole conversations."""
+    row = {"prompt": "Hello", "chosen": [*TALK[:2], said("good")], "rejected": [*TALK[:2], said("bad")]}
+    assert read_rankings(lines(tmp_path, row))[0].prompt == tuple(TALK[:2])
+    row = {"prompt": "Hello", "chosen": [*TALK[2:], said("good")], "rejected": [*TALK[2:], said("bad")]}
+    assert read_rankings(lines(tmp_path, row))[0].prompt == tuple(TALK[1:])
+
+
+def test_what_is_null_is_not_there(tmp_path: Path) -> None:
+    """A table of rows of all forms has all their columns."""
+    every = dict.fromkeys(("prompt", "messages", "answers", "ranks", "ratings", "chosen", "rejected"))
+    every |= dict.fromkeys(("completion", "label"))
+    forms: list[dict[str, Any]] = [
+        GOOD,
+        {"messages": ASKED, "answers": ["4", "5"], "ratings": [1, 0]},
+        {"prompt": "1 + 1 =", "chosen": "2", "rejected": "3"},
+    ]
+    found = read_rankings(lines(tmp_path, *({**every, **form} for form in forms)))
+    assert [one.prompt for one in found] == ["1 + 1 =", tuple(ASKED), "1 + 1 ="]
+    single = {"messages": ASKED, "completion": "4", "label": True}
+    judged = read_judged(lines(tmp_path, *({**every, **form} for form in (*forms, single))))
+    assert [one.liked for one in judged] == [True, False, True, False, True, False, True]
+    prompts = read_prompts(lines(tmp_path, {**every, "messages": ASKED}))
+    assert prompts[0][1] == tuple(ASKED)
+
+
+def test_pairs_may_have_ratings_beside_them(tmp_path: Path) -> None:
+    row = {"prompt": "1 + 1 =", "chosen": "2", "rejected": "3", "ratings": [5, 3]}
+    assert read_rankings(lines(tmp_path, row))[0].answers == ("2", "3")
+
+
 def test_tables_hold_the_same(tmp_path: Path) -> None:
     columns = {
         "prompt": ["1 + 1 =", "2 + 2 ="],
@@ -125,6 +157,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "an empty answer": ({**GOOD, "answers": ["2", ""]}, "has an empty answer"),
     "a number for an answer": ({**GOOD, "answers": ["2", 3]}, "has 3 as an answer"),
+    "half a character in a prompt": ({**GOOD, "prompt": "\ud800"}, "is not UTF-8 text"),
+    "half a character in an answer": ({**GOOD, "answers": ["2", "\ud800"]}, "is not UTF-8 text"),
+    "a number beyond all measure": ({**GOOD, "ranks": [1, 10**400]}, "among its ranks; give a number"),
+    "no answers at all": ({**GOOD, "answers": None}, "has the columns prompt, ranks; it needs"),
 }
 
 
@@ -153,6 +189,9 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         read_rankings(file)
     file.write_text('{"prompt": \n')
     with pytest.raises(DaybreakError, match=r"r.jsonl: line 1 is not JSON .*correct it, or remove it"):
+        read_rankings(file)
+    file.write_text("[" * 100_000 + "\n")
+    with pytest.raises(DaybreakError, match="line 1 is not JSON"):
         read_rankings(file)
     file.write_text("[1]\n")
     with pytest.raises(DaybreakError, match="line 1 holds a list; a row is an object"):
@@ -194,6 +233,14 @@ def test_ratings_are_read_back(tmp_path: Path) -> None:
     assert (second.answers, second.values) == (("4", "6"), (3, 2.5))
     row = json.loads(file.read_text().splitlines()[0])
     assert row["model"] == "first" and row["time"].endswith("+00:00")
+
+
+def test_a_model_that_said_nothing_can_be_rated(tmp_path: Path) -> None:
+    file = tmp_path / "ratings.jsonl"
+    append_rating(file, ASKED, ["", "4"], [-1, 1])
+    append_rating(file, ASKED, [""], [-1])
+    assert [one.answers for one in read_rankings(file)] == [("", "4")]
+    assert [(one.answer, one.liked) for one in read_judged(file)] == [("", False), ("4", True), ("", False)]
 
 
 @pytest.mark.parametrize(

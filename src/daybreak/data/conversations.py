@@ -72,6 +72,9 @@ def _names(columns: Mapping[str, str]) -> dict[str, str]:
 def _form(row: Mapping[str, Any], names: Mapping[str, str], where: str) -> Form:
     """The form of the first row, which is that of all."""
     fitting = [form for form, needed in COLUMNS.items() if all(names[name] in row for name in needed)]
+    if len(fitting) > 1:  # a table of several sources has null in the columns of the others
+        filled = [form for form in fitting if all(row[names[name]] is not None for name in COLUMNS[form])]
+        fitting = filled or fitting
     if len(fitting) == 1:
         return fitting[0]  # type: ignore[return-value]
     there = ", ".join(map(str, row)) or "none"
@@ -105,6 +108,7 @@ def _messages(cells: Mapping[str, Any], where: str) -> Demonstration:
 def _completion(cells: Mapping[str, Any], where: str) -> Demonstration:
     prompt, completion = cells["prompt"], cells["completion"]
     if isinstance(prompt, str) and isinstance(completion, str):
+        _check_text(prompt, where)
         _check_answer(completion, "completion", where)
         return Demonstration((), (prompt, completion), where)
     before = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
@@ -120,6 +124,7 @@ def _alpaca(cells: Mapping[str, Any], where: str) -> Demonstration:
     for name, value in cells.items():
         if not isinstance(value, str) and not (name == "input" and value is None):
             raise DaybreakError(f"{where}: {name} is {_shown(value)}; give a text")
+        _check_text(value or "", where)
     if not instruction.strip():
         raise DaybreakError(f"{where} has an empty instruction; say what was asked, or remove the row")
     _check_answer(output, "output", where)
@@ -151,6 +156,11 @@ def _talk(given: Any, where: str) -> tuple[Message, ...]:
 def _check_answer(text: str, name: str, where: str) -> None:
     if not text.strip():
         raise DaybreakError(f"{where} has an empty {name}; write one, or remove the row")
+    _check_text(text, where)
+
+
+def _check_text(text: str, where: str) -> None:
+    """Raises `DaybreakError` for halves of characters, which JSON can spell and no tokenizer reads."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from daybreak.data.rankings import Prompt, answer_of, prompt_of, ranking_of, rated
+from daybreak.data.rankings import Prompt, answer_of, prompt_in, ranking_of, rated
 from daybreak.data.rows import rows
 from daybreak.errors import DaybreakError
 
@@ -43,7 +43,7 @@ def read_judged(file: Path) -> list[Judged]:
 
 def judged_of(row: Mapping[str, Any], where: str) -> Iterator[Judged]:
     """The judged answers in a row; `where` names it in errors. Raises `DaybreakError` for what is none."""
-    if "label" in row or "completion" in row:
+    if row.get("label") is not None or row.get("completion") is not None:
         yield _labelled(row, where)
         return
     if row.get("ratings") is not None:
@@ -69,4 +69,4 @@ def _labelled(row: Mapping[str, Any], where: str) -> Judged:
             f"{where} has the columns {', '.join(map(str, row))} and the label {row.get('label')!r}; it "
             "needs a completion, and true or false for a label"
         )
-    return Judged(prompt_of(row.get("prompt"), where), answer_of(row["completion"], where), label, where)
+    return Judged(prompt_in(row, where), answer_of(row["completion"], where), label, where)

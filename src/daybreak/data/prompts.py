@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from daybreak.data.rankings import Prompt, prompt_of
+from daybreak.data.rankings import Prompt, prompt_in
 from daybreak.data.rows import rows
 from daybreak.errors import DaybreakError
 
@@ -15,7 +15,7 @@ def read_prompts(file: Path) -> list[tuple[str, Prompt]]:
     A row has a `prompt` (a text, or a list of messages) or `messages`; what else stands in it is passed over,
     so that files of rankings will do. Raises `DaybreakError` for a row without.
     """
-    found = [(where, prompt_of(row.get("prompt", row.get("messages")), where)) for where, row in rows(file)]
+    found = [(where, prompt_in(row, where)) for where, row in rows(file)]
     if not found:
         raise DaybreakError(f'{file} holds no prompts; give a file with rows of {{"prompt": ...}}')
     return found

@@ -10,7 +10,7 @@ and how good each was found, in one of these forms:
 
 Equal numbers are ties. A row may also have a `demonstration`, an answer as it should be. Answers may be lists
 of messages, as pairs on the hub often are: the last one is the answer, and those before it belong to the
-prompt.
+prompt. A column that is null is none, as in tables whose rows have different forms.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -83,12 +84,12 @@ def uncompared(file: Path) -> int:
 
 
 def _compares_nothing(row: Mapping[str, Any], where: str) -> bool:
-    return row.get("ratings") is not None and len(set(rated(row, where)[2])) < 2
+    return not _is_pair(row) and row.get("ratings") is not None and len(set(rated(row, where)[2])) < 2
 
 
 def ranking_of(row: Mapping[str, Any], where: str) -> Ranking:
     """The ranking in a row; `where` names it in errors. Raises `DaybreakError` for what is none."""
-    if "chosen" in row or "rejected" in row:
+    if _is_pair(row):
         prompt, answers, values = _pair(row, where)
     else:
         prompt, answers, values = _listed(row, where)
@@ -175,17 +176,25 @@ def _append(file: Path, line: bytes) -> None:
 # Rows ----------------------------------------------------------
 
 
+def _is_pair(row: Mapping[str, Any]) -> bool:
+    return row.get("chosen") is not None or row.get("rejected") is not None
+
+
 def _listed(row: Mapping[str, Any], where: str) -> tuple[Prompt, list[str], list[float]]:
-    if "answers" not in row:
-        prompt_of(row.get("prompt", row.get("messages")), where)
+    if row.get("answers") is None:
+        prompt_in(row, where)
         raise _lacking(row, where)
     return rated(row, where)
 
 
 def rated(row: Mapping[str, Any], where: str) -> tuple[Prompt, list[str], list[float]]:
     """Prompt, answers and values (larger is better) of a row that has lists of these; answers that nobody
-    rated are left out. Raises `DaybreakError` for what is none."""
-    prompt = prompt_of(row.get("prompt", row.get("messages")), where)
+    rated are left out. Raises `DaybreakError` for what is none.
+
+    Rated answers are a model's own and may be empty, for models say nothing at times; who ranks answers has
+    written them down, and an empty one is a mistake.
+    """
+    prompt = prompt_in(row, where)
     answers: Any = row.get("answers")
     named = [name for name in VALUES if row.get(name) is not None]
     if len(named) != 1:
@@ -195,7 +204,7 @@ def rated(row: Mapping[str, Any], where: str) -> tuple[Prompt, list[str], list[f
     if not _is_list(answers) or not _is_list(values) or len(answers) != len(values):
         raise DaybreakError(f"{where}: answers and {named[0]} must be lists of equal lengths")
     kept = [
-        (answer_of(answer, where), _number(value, named[0], where))
+        (_answer(answer, where, named[0] == "ratings"), _number(value, named[0], where))
         for answer, value in zip(answers, values, strict=True)
         if named[0] != "ratings" or value is not None
     ]
@@ -217,20 +226,31 @@ def _pair(row: Mapping[str, Any], where: str) -> tuple[Prompt, list[str], list[f
         if isinstance(before, str):
             before = ({"role": "user", "content": before},)
         shared = talks[0][:-1]
-        whole = shared if shared[: len(before)] == before else (*before, *shared)
+        whole = shared if _holds(shared, before) else (*before, *shared)
         return prompt_of(list(whole), where), [_last(talk, where) for talk in talks], [1.0, 0.0]
     if row.get("prompt") is None:
         raise _lacking(row, where)
     return prompt_of(row["prompt"], where), [answer_of(one, where) for one in both], [1.0, 0.0]
 
 
+def _holds(talk: tuple[Message, ...], part: tuple[Message, ...]) -> bool:
+    """Does the part stand anywhere in the talk, such as a question behind a system message?"""
+    return any(talk[place : place + len(part)] == part for place in range(len(talk) - len(part) + 1))
+
+
+def prompt_in(row: Mapping[str, Any], where: str) -> Prompt:
+    """What a row asks, under `prompt` or else `messages`. Raises `DaybreakError`, as `prompt_of` does."""
+    named = [row[name] for name in ("prompt", "messages") if row.get(name) is not None]
+    return prompt_of(named[0] if named else None, where)
+
+
 def prompt_of(given: Any, where: str) -> Prompt:
-    """What a row asks, under `prompt` or `messages`. Raises `DaybreakError`, which names `where` it stands,
+    """What is asked: a text, or messages. Raises `DaybreakError`, which names `where` it stands,
     for what is none."""
     if isinstance(given, str):
         if not given.strip():
             raise DaybreakError(f"{where} has an empty prompt; say what was asked, or leave it out")
-        return given
+        return _encodable(given, where)
     if given is None:
         raise DaybreakError(f"{where} has neither prompt nor messages; a row needs {FORMS}")
     messages = _messages(given, where)
@@ -253,19 +273,35 @@ def _messages(given: Any, where: str) -> tuple[Message, ...]:
 def answer_of(given: Any, where: str) -> str:
     """An answer: a text, or a list of the assistant's one message. Raises `DaybreakError` for what is
     none."""
+    return _answer(given, where, False)
+
+
+def _answer(given: Any, where: str, empty: bool) -> str:
+    """The same; `empty`: it may be."""
     if _is_list(given) and len(given) == 1:
-        return _last(_messages(given, where), where)
+        return _last(_messages(given, where), where, empty)
     if not isinstance(given, str):
         raise DaybreakError(f"{where} has {_shown(given)} as an answer; answers are texts")
-    if not given.strip():
+    if not given.strip() and not empty:
         raise DaybreakError(f"{where} has an empty answer; leave it out")
-    return given
+    return _encodable(given, where)
 
 
-def _last(messages: Sequence[Message], where: str) -> str:
+def _last(messages: Sequence[Message], where: str, empty: bool = False) -> str:
     if messages[-1]["role"] != "assistant":
         raise DaybreakError(f"{where}: the last message of an answer must be the assistant's")
-    return answer_of(messages[-1]["content"], where)
+    return _answer(messages[-1]["content"], where, empty)
+
+
+def _encodable(text: str, where: str) -> str:
+    """The text, unless it holds halves of characters, which JSON can spell and no tokenizer reads."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DaybreakError(
+            f"{where} is not UTF-8 text ({error.reason}); correct it, or leave it out"
+        ) from None
+    return text
 
 
 def _demonstration(row: Mapping[str, Any], where: str) -> str | None:
@@ -274,13 +310,18 @@ def _demonstration(row: Mapping[str, Any], where: str) -> str | None:
 
 
 def _number(given: Any, name: str, where: str) -> float:
-    if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
+    value = math.nan
+    if isinstance(given, int | float) and not isinstance(given, bool):
+        with suppress(OverflowError):
+            value = float(given)
+    if not math.isfinite(value):
         raise DaybreakError(f"{where} has {_shown(given)} among its {name}; give a number for every answer")
-    return float(given)
+    return value
 
 
 def _lacking(row: Mapping[str, Any], where: str) -> DaybreakError:
-    return DaybreakError(f"{where} has the columns {', '.join(map(str, row)) or 'none'}; it needs {FORMS}")
+    filled = [str(name) for name, value in row.items() if value is not None]
+    return DaybreakError(f"{where} has the columns {', '.join(filled) or 'none'}; it needs {FORMS}")
 
 
 def _is_list(given: Any) -> bool:

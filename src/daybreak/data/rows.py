@@ -41,7 +41,7 @@ def _of_lines(file: Path) -> Iterator[tuple[str, Row]]:
             where = f"{file}: line {number}"
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:  # the latter: brackets within brackets
                 raise DaybreakError(f"{where} is not JSON ({error}); correct it, or remove it") from None
             if not isinstance(row, dict):
                 raise DaybreakError(f"{where} holds a {type(row).__name__}; a row is an object with keys")
@@ -56,7 +56,7 @@ def _of_json(file: Path) -> Iterator[tuple[str, Row]]:
         return
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DaybreakError(f"{file} is not JSON ({error}); correct it") from None
     for number, row in enumerate(found, 1):
         if not isinstance(row, dict):
@@ -81,7 +81,7 @@ def _of_table(file: Path) -> Iterator[tuple[str, Row]]:
 
 def _cell(text: str) -> Any:
     if text.startswith("["):
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             return json.loads(text)
     return text
 
