@@ -154,6 +154,26 @@ def test_an_interruption_ends_quietly(
     assert capsys.readouterr().err == ""
 
 
+ENDED = """
+import os, signal, sys, tempfile
+from daybreak.cli import main
+def run():
+    with tempfile.TemporaryDirectory(dir=sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("went on")
+main.run = run
+main.main()
+"""
+
+
+def test_what_sigterm_ends_leaves_no_unfinished_files(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ENDED, str(tmp_path)], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (128 + signal.SIGTERM, "")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_reader_that_stops_reading_is_no_error(unbuffered: str) -> None:
     command = f"{sys.executable} -m daybreak.cli.main describe gpt2 --json | true; echo ${{PIPESTATUS[0]}}"

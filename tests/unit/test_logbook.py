@@ -24,6 +24,7 @@ from daybreak.train.logbook import CUT_OFF, FILE, NAMED, Logbook, duration, fenc
 from daybreak.train.machine import machine
 from daybreak.train.run_status import RunFile, RunStatus
 from daybreak.train.settings import Settings
+from daybreak.train.stop import ending_by
 from daybreak.train.watch import Event
 
 SPIKE = Event("loss spike", 1234, 6.0, 3.0, "the loss is 6, 2 times its usual 3")
@@ -347,3 +348,16 @@ def test_a_damaged_run_json_is_none(tmp_path: Path, content: str) -> None:
     (tmp_path / run_status.FILE).write_text(content)
     assert RunStatus.read(tmp_path) is None
     assert RunFile(tmp_path, {}, 10).status.session == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (KeyboardInterrupt(), ("stopped", "Ctrl-C, twice")),
+        (SystemExit(143), ("stopped", "SIGTERM, twice")),
+        (DaybreakError("no room"), ("failed", "no room")),
+        (ValueError("7"), ("failed", "ValueError: 7")),
+    ],
+)
+def test_how_a_run_ended_by_what_came_out_of_it(error: BaseException, told: tuple[str, str]) -> None:
+    assert ending_by(error) == told

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from daybreak import settings as reading
-from daybreak.errors import DaybreakError
 from daybreak.language_model import LanguageModel
 from daybreak.train.course import Course
 from daybreak.train.evaluation import Score
@@ -19,6 +18,7 @@ from daybreak.train.machine import machine
 from daybreak.train.metrics import Metrics
 from daybreak.train.run_status import RunFile
 from daybreak.train.settings import Settings
+from daybreak.train.stop import ending_by, reason
 from daybreak.train.watch import Seen, Verdict
 from daybreak.train.world import World
 
@@ -188,16 +188,12 @@ class Records:
 
     def ended(self, progress: Progress, ending: Any, signal: int | None) -> None:
         """The session is over; `signal` says what stopped it."""
-        reason = None if signal is None else {2: "Ctrl-C", 15: "SIGTERM"}.get(signal, f"signal {signal}")
-        self._close(ending, progress.step, reason)
+        self._close(ending, progress.step, reason(signal))
 
     def failed(self, progress: Progress, error: BaseException) -> None:
         """The session ends with an error."""
-        if isinstance(error, KeyboardInterrupt):
-            self._close("stopped", progress.step, "Ctrl-C, twice")
-            return
-        told = str(error) if isinstance(error, DaybreakError) else f"{type(error).__name__}: {error}"
-        self._close("failed", progress.step, told)
+        ending, told = ending_by(error)
+        self._close(ending, progress.step, told)
 
     def _close(self, ending: Any, step: int, reason: str | None) -> None:
         if self._logbook is None:

@@ -8,6 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from daybreak.errors import DaybreakError
+from daybreak.train.run_status import Ending
+
+NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+
 
 class Stop:
     """Has somebody asked for the end?"""
@@ -40,3 +45,15 @@ def stop_on_signals() -> Iterator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def reason(number: int | None) -> str | None:
+    """The signal that stopped a run, in words."""
+    return None if number is None else NAMES.get(signal.Signals(number), f"signal {number}")
+
+
+def ending_by(error: BaseException) -> tuple[Ending, str]:
+    """How a run ended that `error` came out of, and why. The second signal comes as an exception."""
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        return "stopped", "Ctrl-C, twice" if isinstance(error, KeyboardInterrupt) else "SIGTERM, twice"
+    return "failed", str(error) if isinstance(error, DaybreakError) else f"{type(error).__name__}: {error}"

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from daybreak import settings as reading
-from daybreak.errors import DaybreakError
 from daybreak.train.logbook import Logbook
 from daybreak.train.machine import machine
 from daybreak.train.metrics import Metrics
 from daybreak.train.records import RECENT, Point, Screen
 from daybreak.train.run_status import Ending, RunFile
 from daybreak.train.settings import LogSettings
+from daybreak.train.stop import ending_by, reason
 
 
 class Logged(Protocol):
@@ -117,15 +117,12 @@ class TuningRecords:
 
     def ended(self, step: int, ending: Ending, signal: int | None) -> None:
         """The session is over; `signal` says what stopped it."""
-        self._close(ending, step, None if signal is None else {2: "Ctrl-C", 15: "SIGTERM"}.get(signal))
+        self._close(ending, step, reason(signal))
 
     def failed(self, step: int, error: BaseException) -> None:
         """The session ends with an error."""
-        if isinstance(error, KeyboardInterrupt):
-            self._close("stopped", step, "Ctrl-C, twice")
-            return
-        told = str(error) if isinstance(error, DaybreakError) else f"{type(error).__name__}: {error}"
-        self._close("failed", step, told)
+        ending, told = ending_by(error)
+        self._close(ending, step, told)
 
     def _close(self, ending: Ending, step: int, reason: str | None) -> None:
         if self._logbook is None:
