@@ -24,13 +24,24 @@ from daybreak.checkpoint.fill import empty_decoder
 from daybreak.checkpoint.scored import load_scored, save_scored
 from daybreak.cli import main
 from daybreak.compare.redraw import redraw
-from daybreak.data.labelled import Columns, Item, classes_of, kind_of, read_items, right_option
+from daybreak.data.labelled import (
+    Columns,
+    Item,
+    apart,
+    are_counted,
+    classes_of,
+    kind_of,
+    read_items,
+    right_option,
+)
+from daybreak.data.order import draw
 from daybreak.errors import DaybreakError
 from daybreak.families.trials import trials
 from daybreak.model.heads import scorer_of
 from daybreak.model.vocabulary import add_tokens
 from daybreak.objectives import agreement
 from daybreak.objectives.classification import last_real
+from daybreak.train.task_answers import answers
 from daybreak.train.task_model import Layout, load_task_model
 from daybreak.train.task_settings import TaskSettings
 from daybreak.train.tasks import TaskJob, job_of
@@ -193,6 +204,14 @@ def test_an_untied_head_predicts_the_texts_and_is_not_kept(tmp_path: Path) -> No
     assert load_task_model(tmp_path / "model").decoder.head.weight.shape == (2, 32)
 
 
+def test_texts_of_a_single_token_leave_nothing_to_predict(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"text": one, "mood": one in "ab"}) + "\n" for one in "abcdef"))
+    job = job_of(speaking(), settings(file, head="last", language=0.5, data={"held_out": 0.0}))
+    scored = job.loss(job.examples)
+    assert float(scored.figures["language_loss"]) == 0.0 and scored.loss.requires_grad
+
+
 def test_one_mask_is_drawn_for_all_options_of_a_row(tmp_path: Path) -> None:
     job = job_of(speaking(), settings(rows(tmp_path / "r.jsonl", 12), "choice", head_dropout=0.5))
     job.modules.train()
@@ -242,6 +261,34 @@ def test_transformers_scores_the_same(name: str, label: str, side: str, tmp_path
     with torch.no_grad():
         again = back.decoder.scores(back.decoder.reading(ids, mask), last_real(mask))
     torch.testing.assert_close(again, found, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("labels", "problem", "said"),
+    [
+        (1, None, None),
+        (1, "regression", None),
+        (3, "regression", "'regression' with 3 labels"),
+        (3, "multi_label_classification", "'multi_label_classification' with 3 labels"),
+    ],
+)
+def test_scores_of_transformers_mean_what_they_do_there(
+    labels: int, problem: str | None, said: str | None, tmp_path: Path
+) -> None:
+    """One score is a number, also where problem_type is not set; what no answer could tell is refused."""
+    model = speaking()
+    keys = {} if problem is None else {"problem_type": problem}
+    names = tuple(f"LABEL_{number}" for number in range(labels))
+    scorer = scorer_of(model.decoder, labels)
+    save_scored(tmp_path, model.family, scorer, model.tokenizer, model.config, names, **keys)
+    if said is not None:
+        with pytest.raises(DaybreakError, match=said):
+            load_task_model(tmp_path)
+        return
+    found = load_task_model(tmp_path)
+    answer = next(answers(found, [Item(("A day",))]))
+    assert found.numbers and answer.probability is None
+    assert answer.scores["LABEL_0"] == pytest.approx(found.score([Item(("A day",))])[0].item())
 
 
 def padded(texts: list[list[int]], pad: int, side: str) -> tuple[Tensor, Tensor]:
@@ -327,6 +374,27 @@ def test_adapters_leave_all_but_the_new_parts(tmp_path: Path) -> None:
     assert load_task_model(tmp_path / "run" / "model").labels == ("bad", "good")
 
 
+def test_an_adapter_of_a_head_that_is_trained_anyway_is_refused(tmp_path: Path) -> None:
+    given = settings(rows(tmp_path / "rows.jsonl", 20), lora={"rank": 2, "targets": ["attention", "head"]})
+    job = job_of(speaking("gpt_j", positions=Rotary(4, "neighbours")), given)
+    with pytest.raises(DaybreakError, match=r"the head gives 2 scores.*leave head out"):
+        tune(job, given, tmp_path / "run", Silent())
+
+
+def test_a_class_that_chance_kept_apart_is_learned(tmp_path: Path) -> None:
+    file = rows(tmp_path / "rows.jsonl", 60)
+    rare = next(text for n in range(100) if draw("held out", text := f"rare {n}") < 0.2 * 2**64)
+    with file.open("a") as handle:
+        for mood in ("odd", "good"):
+            handle.write(json.dumps({"text": rare, "mood": mood}) + "\n")
+    job = job_of(speaking(), settings(file))
+    assert job.model.labels == ("bad", "good", "odd") and job.held_out
+    assert {one.where.rpartition(" ")[2] for one in job.examples} >= {"61", "62"}, "a text is on both sides"
+    other = rows(tmp_path / "other.jsonl", 9, mood="odd")
+    with pytest.raises(DaybreakError, match="'odd' does not occur in the rows to learn from"):
+        job_of(speaking(), settings(rows(tmp_path / "rows.jsonl"), data={"validation": str(other)}))
+
+
 def test_the_command_shows_what_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     speaking().save(tmp_path / "base")
     file = rows(tmp_path / "rows.jsonl", 20)
@@ -355,6 +423,7 @@ def test_the_command_shows_what_is_read(tmp_path: Path, capsys: pytest.CaptureFi
         ),
         ({"a": "", "b": 1}, Columns("classification", ("a",), "b"), "line 1: a is ''; give a text"),
         ({"a": "x", "b": [1]}, Columns("classification", ("a",), "b"), "the label is .*word or a number"),
+        ({"a": "x", "b": float("nan")}, Columns("classification", ("a",), "b"), "the label is nan; give"),
         ({"a": "x", "b": 1, "c": "y"}, Columns("choice", ("a",), "b", ("c",)), "must hold a list of options"),
         ({"a": "x", "b": 1, "c": ["y"]}, Columns("choice", ("a",), "b", ("c",)), "1 option to choose from"),
     ],
@@ -378,6 +447,10 @@ def test_columns_fit_the_task() -> None:
 def test_files_of_every_kind(tmp_path: Path) -> None:
     with (tmp_path / "a.csv").open("w", newline="") as handle:
         csv.writer(handle).writerows([["text", "label"], ["one, two", "1"], ["three", "0"]])
+    with (tmp_path / "long.csv").open("w") as handle:
+        csv.writer(handle).writerows([["text", "label"], ["long " * 40_000, "1"]])
+    long = read_items(tmp_path / "long.csv", Columns("classification", ("text",), "label"))
+    assert len(long[0].texts[0]) == 200_000
     found = read_items(tmp_path / "a.csv", Columns("classification", ("text",), "label"))
     assert [(item.texts, item.label) for item in found] == [(("one, two",), "1"), (("three",), "0")]
     assert classes_of(found) == ("0", "1")
@@ -408,6 +481,37 @@ def test_the_right_option_by_column_text_or_number() -> None:
         right_option(item(2, ("sun", "moon")), columns, 0)
 
 
+def test_options_that_are_numbers_themselves() -> None:
+    """A label that counts is not taken for another option's text, wherever the file tells the two apart."""
+    columns, values = Columns("choice", ("x",), "y", ("c",)), ("0", "30", "3", "10")
+    counts = [item(3, values), item(0, values)]
+    assert are_counted(counts, 0) and not are_counted([*counts, item(30, values)], 0)
+    assert right_option(counts[0], columns, 0, counted=True) == 3
+    lines = [item("3", values), item("1", values)]  # as CSV has them; of the second no option is the text
+    assert are_counted(lines, 0) and not are_counted(lines[:1], 0)
+    assert right_option(lines[0], columns, 0, counted=True) == 3
+    assert right_option(lines[0], columns, 0) == 2
+    assert not are_counted([item("a", ("a", "b"))], 0)
+    with pytest.raises(DaybreakError, match="none of 4 options"):
+        right_option(item("²", values), columns, 0)
+
+
+def test_options_count_where_the_file_says_so(tmp_path: Path) -> None:
+    lines = [
+        {"text": f"q {n}", "c": ["0", "30", "3", "10"], "right": right} for n, right in enumerate([3, 0])
+    ]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    job = job_of(speaking(), settings(file, "choice", data={"choices": ["c"], "held_out": 0.0}))
+    assert [one.label for one in job.examples] == [3, 0]
+
+
+def test_choices_without_a_context_are_held_out_too() -> None:
+    items = [Item((), (f"a {n}", f"b {n}"), 0) for n in range(200)]
+    learned, held_out = apart(items, 0.1)
+    assert 5 < len(held_out) < 40 and len(learned) + len(held_out) == 200
+
+
 def test_figures_as_written_out() -> None:
     predicted, labels = torch.tensor([1, 1, 0, 0, 1]), torch.tensor([1, 0, 0, 1, 1])
     found = agreement.of_classes(predicted, labels, 2)
@@ -416,6 +520,8 @@ def test_figures_as_written_out() -> None:
     assert found["matthews"] == pytest.approx((2 * 1 - 1 * 1) / (3 * 3 * 2 * 2) ** 0.5)
     several = agreement.of_classes(torch.tensor([0, 1, 2, 2]), torch.tensor([0, 1, 1, 2]), 4)
     assert several["f1"] == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)
+    many = torch.arange(300_000.0)
+    assert agreement.of_numbers(many, many**0.5)["spearman"] == pytest.approx(1)
     numbers = agreement.of_numbers(torch.tensor([1.0, 2.0, 2.0, 9.0]), torch.tensor([1.0, 2.0, 3.0, 4.0]))
     assert numbers["spearman"] == pytest.approx(0.9486833)  # ranks 1, 2.5, 2.5, 4
     ours = torch.corrcoef(torch.tensor([[1.0, 2.0, 2.0, 9.0], [1.0, 2.0, 3.0, 4.0]]))[0, 1].item()

@@ -441,6 +441,17 @@ def test_settings_that_make_no_sense(own: Mapping[str, Any], message: str) -> No
         LanguageTask(model(made(5, 1)), made(5, 1), [], build(LanguageSettings, own))
 
 
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [({"batch": 1}, "batch is 1; it must be at least 2"), ({"inner": 0}, "inner is 0"),
+     ({"longest": 0}, "longest is 0"), ({"head_dropout": 1.5}, "head_dropout is 1.5"),
+     ({"weight_decay": -1}, "weight_decay is -1"), ({"clip": 0}, "clip is 0.0; it must be above 0")],
+)  # fmt: skip
+def test_settings_of_a_classifier_that_make_no_sense(own: Mapping[str, Any], message: str) -> None:
+    with pytest.raises(DaybreakError, match=message):
+        build(ClassifySettings, own)
+
+
 # Commands
 
 

@@ -79,7 +79,8 @@ def _item(row: Mapping[str, Any], columns: Columns, where: str) -> Item:
     texts = tuple(_text(row[name], name, where) for name in columns.texts)
     options = _options(row, columns, where)
     label = None if columns.label is None else row[columns.label]
-    if not isinstance(label, str | int | float | None):
+    endless = isinstance(label, float) and not math.isfinite(label)
+    if endless or not isinstance(label, str | int | float | None):
         raise DaybreakError(f"{where}: the label is {label!r}; give a word or a number")
     return Item(texts, options, str(label).lower() if isinstance(label, bool) else label, where)
 
@@ -157,17 +158,32 @@ def _sorted_by(name: str) -> tuple[bool, float, str]:
     return number is None, number or 0.0, name
 
 
-def right_option(item: Item, columns: Columns, first: int) -> int:
-    """Which option the label means: its column's name, its text, or its number counted from `first`. Raises
-    `DaybreakError` for one that means none."""
-    label, count = name_of(item.label), len(item.options)
-    for names in (columns.options if len(columns.options) > 1 else (), item.options):
+def are_counted(items: Sequence[Item], first: int) -> bool:
+    """Do the labels count options from `first`? An option may be a number itself: then a label that is its
+    text looks like the place of another. They do where every label is such a number, unless all are written
+    as texts, each of which an option has."""
+    places = [_place(item, first) for item in items]
+    texts = all(isinstance(item.label, str) and item.label in item.options for item in items)
+    return not texts and None not in places
+
+
+def _place(item: Item, first: int) -> int | None:
+    label = name_of(item.label)
+    place = int(label) - first if label.isdecimal() else -1
+    return place if 0 <= place < len(item.options) else None
+
+
+def right_option(item: Item, columns: Columns, first: int, counted: bool = False) -> int:
+    """Which option the label means: its column's name, its text, or its number counted from `first`, which
+    comes before the text where labels are `counted`. Raises `DaybreakError` for one that means none."""
+    label, count, place = name_of(item.label), len(item.options), _place(item, first)
+    for names in (columns.options if len(columns.options) > 1 else (), () if counted else item.options):
         if label in names:
             return names.index(label)
-    if label.isdigit() and 0 <= int(label) - first < count:
-        return int(label) - first
+    if place is not None:
+        return place
     hint = ""
-    if label.isdigit() and int(label) == count and first == 0:
+    if label.isdecimal() and int(label) == count and first == 0:
         hint = "; if options count from 1, say --data.first 1"
     raise DaybreakError(
         f"{item.where}: the label {label!r} is none of {count} options, numbered from {first}{hint}"
@@ -175,9 +191,19 @@ def right_option(item: Item, columns: Columns, first: int) -> int:
 
 
 def apart(items: Sequence[Item], share: float) -> tuple[list[Item], list[Item]]:
-    """The items in two: those to learn from, and about this share of them kept apart. The texts decide, so
-    that none stands on both sides, and the same ones are apart in every run."""
+    """The items in two: those to learn from, and about this share of them kept apart. The texts decide (the
+    options where there are none), so that none stands on both sides, and the same ones are apart in every
+    run."""
     sides: tuple[list[Item], list[Item]] = ([], [])
     for item in items:
-        sides[draw("held out", *item.texts) < share * 2**64].append(item)
+        sides[draw("held out", *(item.texts or item.options)) < share * 2**64].append(item)
     return sides if sides[0] else (list(items), [])
+
+
+def with_all_classes(rows: Sequence[Item], others: Sequence[Item]) -> tuple[list[Item], list[Item]]:
+    """The same two sides, but a class whose items chance kept apart one and all, as it does with rare ones,
+    is learned from; with its texts, so that none stands on both sides."""
+    known = {name_of(item.label) for item in rows}
+    needed = {item.texts for item in others if name_of(item.label) not in known}
+    moved = [item for item in others if item.texts in needed]
+    return [*rows, *moved], [item for item in others if item.texts not in needed]

@@ -13,6 +13,7 @@ from typing import Any
 from daybreak.errors import DaybreakError
 
 Row = dict[str, Any]
+csv.field_size_limit(2**31 - 1)  # 131,072 characters else, and a document may be longer
 
 
 def rows(file: Path) -> Iterator[tuple[str, Row]]:

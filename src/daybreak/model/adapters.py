@@ -42,6 +42,7 @@ def add_lora(decoder: Decoder, settings: LoraSettings, name: str = DEFAULT, seed
         raise DaybreakError(f"{both[0]} is a target and whole; it can be one of them")
     made: dict[str, nn.Module] = {own: whole_of(decoder, own) for own in whole}
     for own in targets:
+        _check_head(decoder, own, shapes[own])
         kind = LoraEmbedding if own == "tokens" else Lora
         lora = kind(*shapes[own], settings.rank, settings.alpha, settings.rslora, settings.dropout)
         lora.draw(generator)
@@ -49,6 +50,15 @@ def add_lora(decoder: Decoder, settings: LoraSettings, name: str = DEFAULT, seed
     if settings.shared:
         share(made)
     attach(decoder, switch, name, settings, made)
+
+
+def _check_head(decoder: Decoder, own: str, shape: tuple[int, int]) -> None:
+    module = decoder.get_submodule(own)
+    if own == "head" and isinstance(module, nn.Linear) and module.out_features != shape[1]:
+        raise DaybreakError(
+            f"the head gives {module.out_features} scores and is trained as a whole; leave head out of the "
+            "targets"
+        )
 
 
 def share(made: dict[str, nn.Module]) -> None:

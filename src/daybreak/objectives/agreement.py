@@ -38,6 +38,8 @@ def _correlation(one: Tensor, other: Tensor) -> float:
 
 def _ranks(values: Tensor) -> Tensor:
     """Equal values share the mean of their ranks."""
-    below = (values[:, None] > values).sum(1)
-    equal = (values[:, None] == values).sum(1)
-    return below + (equal + 1).double() / 2
+    place: Tensor
+    equal: Tensor
+    _, place, equal = values.unique(return_inverse=True, return_counts=True)  # type: ignore[no-untyped-call]
+    below = equal.cumsum(0) - equal
+    return (below + (equal + 1).double() / 2)[place]

@@ -50,7 +50,8 @@ def language_losses(decoder: Decoder, hidden: Tensor, targets: Tensor, head: Lan
         for first in range(0, len(wanted), ROWS)
     ]
     spread = torch.zeros(targets.shape, device=hidden.device)
-    spread[scored] = torch.cat(losses)
+    if losses:  # none where each text is a single token
+        spread[scored] = torch.cat(losses)
     return spread.sum(1) / scored.sum(1).clamp(min=1)
 
 
@@ -58,7 +59,7 @@ class LanguageHead(torch.nn.Module):
     """The vocabulary's head beside a classifier's: the embedding where the model ties them, else a matrix of
     its own, which is trained along and not kept."""
 
-    def __init__(self, matrix: torch.nn.Linear | None) -> None:
+    def __init__(self, matrix: torch.nn.Module | None) -> None:
         super().__init__()
         self.matrix = matrix
 

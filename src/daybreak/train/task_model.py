@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from daybreak.checkpoint.scored import load_scored, save_scored
+from daybreak.checkpoint.scored import ScoredFolder, load_scored, save_scored
 from daybreak.data.labelled import Item, Task
 from daybreak.engine.prompts import special_tokens
 from daybreak.errors import DaybreakError
@@ -182,7 +182,7 @@ def load_task_model(folder: Path | str, device: str = "cpu") -> TaskModel:
     if found.tokenizer is None:
         raise DaybreakError(f"{folder} has no tokenizer, so it cannot read text; put its files there")
     told = dict(found.config.get(KEY) or {})
-    numbers = told.pop("numbers", found.config.get("problem_type") == "regression")
+    numbers = told.pop("numbers", False) if told else _gives_a_number(found, folder)
     columns = told.pop("columns", {})
     own = found.decoder.architecture.context
     layout = plain_layout(found.tokenizer, "classification", own)
@@ -199,6 +199,18 @@ def load_task_model(folder: Path | str, device: str = "cpu") -> TaskModel:
         columns,
         found.config,
     )
+
+
+def _gives_a_number(found: ScoredFolder, folder: Path | str) -> bool:
+    """Of transformers' classifiers: one score is a number where config.json does not say otherwise, as there.
+    Raises `DaybreakError` for several numbers, and for labels of which a text may have several."""
+    problem, count = found.config.get("problem_type"), len(found.labels)
+    if problem == "multi_label_classification" or (problem == "regression" and count > 1):
+        raise DaybreakError(
+            f"{folder} has problem_type {problem!r} with {count} labels, which is not supported; take a "
+            "model that gives a text one label or one number"
+        )
+    return problem == "regression" or (problem is None and count == 1)
 
 
 def plain_layout(tokenizer: Tokenizer, task: Task, context: int) -> Layout:

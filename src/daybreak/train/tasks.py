@@ -15,15 +15,19 @@ from daybreak.data.labelled import (
     Columns,
     Item,
     apart,
+    are_counted,
     classes_of,
     kind_of,
     name_of,
     number_of,
     read_items,
     right_option,
+    with_all_classes,
 )
 from daybreak.errors import DaybreakError
 from daybreak.language_model import LanguageModel
+from daybreak.model.decoder import Decoder
+from daybreak.model.few_bits import FewBits, numel
 from daybreak.model.heads import scorer_of
 from daybreak.model.vocabulary import add_tokens
 from daybreak.objectives import agreement
@@ -124,7 +128,7 @@ class TaskJob(Job[Labelled]):
         }
 
     def facts(self) -> dict[str, Any]:
-        count = sum(one.numel() for one in self.model.decoder.parameters())
+        count = numel(self.model.decoder)
         return {"family": self.model.family.name, "size": None, "parameters": count}
 
     def _losses(self, part: Sequence[Labelled]) -> tuple[Tensor, dict[str, Tensor], Tensor]:
@@ -166,10 +170,14 @@ def job_of(model: LanguageModel, settings: TaskSettings) -> TaskJob:
         raise DaybreakError("the model has no tokenizer, so it cannot read text; take one that has")
     columns = Columns(settings.task, data.text, data.label, data.choices)
     rows, others = _rows(data, columns)
-    numbers = settings.task != "choice" and kind_of(rows, settings.task, data.labels) == "numbers"
-    labels = ("score",) if numbers or settings.task == "choice" else classes_of(rows)
+    choice = settings.task == "choice"
+    numbers = not choice and kind_of([*rows, *others], settings.task, data.labels) == "numbers"
+    counted = choice and are_counted([*rows, *others], data.first)
+    if not (choice or numbers or data.validation):
+        rows, others = with_all_classes(rows, others)
+    labels = ("score",) if choice or numbers else classes_of(rows)
     layout = _layout(model, settings)
-    lm_head = None if model.architecture.tied else model.decoder.head
+    lm_head = _vocabulary_head(model.decoder)
     scorer = scorer_of(model.decoder, len(labels), settings.seed)
     with torch.no_grad():
         scorer.head.weight.normal_(0.0, STD, generator=torch.Generator().manual_seed(settings.seed))
@@ -183,12 +191,22 @@ def job_of(model: LanguageModel, settings: TaskSettings) -> TaskJob:
     for side in (rows, others):
         encoded = [found.tokens(item) for item in side]
         cut += sum(shorter for _, shorter in encoded)
-        truths = [_label(item, columns, labels, numbers, data.first) for item in side]
+        truths = [
+            right_option(item, columns, data.first, counted) if choice else _label(item, labels, numbers)
+            for item in side
+        ]
         pairs = zip(encoded, truths, side, strict=True)
         sides.append([Labelled(read, truth, item.where) for (read, _), truth, item in pairs])
     told = f"{data.file}: {len(rows):,} rows to learn from, {len(others):,} held out"
     told += f"; {cut:,} have texts that are cut to {layout.context:,} tokens" if cut else ""
     return TaskJob(found, language, settings, sides[0], sides[1], told)
+
+
+def _vocabulary_head(decoder: Decoder) -> nn.Module | None:
+    """None: it is the token embedding, which has the new tokens, and few bits nowhere."""
+    if not decoder.architecture.tied:
+        return decoder.head
+    return decoder.tied_head if isinstance(decoder.tokens, FewBits) else None
 
 
 def _rows(data: TaskData, columns: Columns) -> tuple[list[Item], list[Item]]:
@@ -211,9 +229,7 @@ def _layout(model: LanguageModel, settings: TaskSettings) -> Layout:
     return Layout(task, (start,), (delimiter,), (extract,), context)
 
 
-def _label(item: Item, columns: Columns, labels: tuple[str, ...], numbers: bool, first: int) -> float:
-    if columns.task == "choice":
-        return right_option(item, columns, first)
+def _label(item: Item, labels: tuple[str, ...], numbers: bool) -> float:
     if numbers:
         return number_of(item)
     name = name_of(item.label)

@@ -70,8 +70,11 @@ class TransferSettings:
                 raise DaybreakError(f"{name} is {getattr(self, name)}; it must be above 0")
         if not 0 < self.cut < 1:
             raise DaybreakError(f"cut is {self.cut}; it must be between 0 and 1")
-        if self.dropout < 0:
-            raise DaybreakError(f"dropout is {self.dropout}; it must be 0 or more")
+        for name in ("dropout", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise DaybreakError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+        if self.clip is not None and self.clip <= 0:
+            raise DaybreakError(f"clip is {self.clip}; it must be above 0, or null for none")
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,16 @@ class ClassifySettings(TransferSettings):
     """Tokens of a text, from its end, that enter the pool."""
     pretrained: bool = True
     """False: the same network and vocabulary with fresh weights, to compare with."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch < 2:
+            raise DaybreakError(f"batch is {self.batch}; it must be at least 2, as the head norms over texts")
+        for name in ("inner", "longest"):
+            if getattr(self, name) < 1:
+                raise DaybreakError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 <= self.head_dropout < 1:
+            raise DaybreakError(f"head_dropout is {self.head_dropout}; it must be from 0 to below 1")
 
 
 FREE = ("checkpoints", "log")
