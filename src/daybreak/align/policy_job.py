@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
 from daybreak.align import sampling
-from daybreak.align.encoding import Answered, batch_of, log_probs
+from daybreak.align.encoding import Answered, batch_of, log_probs, prompt_length
 from daybreak.align.preference_settings import PreferenceSettings
 from daybreak.align.reward_training import about, facts
 from daybreak.data.rankings import Prompt
+from daybreak.engine.quantised_linear import as_written
 from daybreak.engine.settings import Sampling
 from daybreak.language_model import LanguageModel
 from daybreak.model.adapters import disabled
@@ -51,7 +51,7 @@ class PolicyJob(Job[E]):
         measure the divergence; `words` say what the data is."""
         super().__init__(model.decoder, examples, held_out)
         self.model, self.settings = model, settings
-        self.prompts = list(prompts)[: settings.kl.prompts]
+        self.prompts = _with_room(model, prompts, settings.kl.prompts)
         self._reference, self._words = reference, words
 
     def ratios(self, texts: Sequence[Referred]) -> Tensor:
@@ -69,9 +69,10 @@ class PolicyJob(Job[E]):
     def divergence(self) -> dict[str, float]:
         """Nats per answer, by two estimates, and the answers' mean length."""
         how = Sampling(max_new_tokens=self.settings.kl.tokens, temperature=1.0, seed=0)
-        written = sampling.write(self.model, self.prompts, how)
-        with self._as_reference() as reference:
-            found = sampling.kl(written, reference)
+        with as_written(self.model.decoder):
+            written = sampling.write(self.model, self.prompts, how)
+            with self._as_reference() as reference:
+                found = sampling.kl(written, reference)
         return {"kl_k1": found.k1, "kl_k3": found.k3, "answer_tokens": found.tokens}
 
     @contextmanager
@@ -92,10 +93,16 @@ class PolicyJob(Job[E]):
         return facts(self.model, self.modules)
 
 
-def device_of(device: str) -> str:
-    """What a run's `device` means on this machine; the reference reads there, too."""
-    auto = "cuda" if torch.cuda.is_available() else "cpu"
-    return auto if device == "auto" else device
+def _with_room(model: LanguageModel, prompts: Sequence[Prompt], count: int) -> list[Prompt]:
+    """The first `count` different ones that leave room for an answer: rankings that are left out as they are
+    too long have prompts, too, and many pairs may have the same one."""
+    found: dict[str, Prompt] = {}
+    for prompt in prompts:
+        if len(found) >= count:
+            break
+        if repr(prompt) not in found and prompt_length(model, prompt) < model.architecture.context:
+            found[repr(prompt)] = prompt
+    return list(found.values())
 
 
 def read_by(reference: Decoder, texts: Sequence[Answered]) -> dict[Answered, Referred]:

@@ -26,6 +26,7 @@ from daybreak.data.loader import Loader
 from daybreak.data.prompts import read_prompts
 from daybreak.data.rankings import Prompt
 from daybreak.data.token_shards import TokenSet
+from daybreak.engine.quantised_linear import is_quantised
 from daybreak.errors import DaybreakError
 from daybreak.language_model import LanguageModel, load
 from daybreak.text.chat import own_template, turn_end
@@ -162,6 +163,11 @@ def _models(settings: PpoSettings, screen: Screen) -> tuple[LanguageModel, Rewar
     screen.phase("reading the models")
     reward = load_reward_model(settings.reward)
     policy = load(settings.model)
+    if is_quantised(policy.decoder):
+        raise DaybreakError(
+            f"model is {settings.model}, whose weights are quantised; PPO writes with its adapters in whole "
+            "weights, so name the checkpoint that it was made from"
+        )
     if policy.tokenizer is None:
         raise DaybreakError(
             f"{settings.model} has no tokenizer, so it cannot read prompts; give one that has"

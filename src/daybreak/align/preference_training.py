@@ -14,10 +14,12 @@ from daybreak.align.kto import kto_job
 from daybreak.align.policy_job import PolicyJob, Referred, read_by
 from daybreak.align.preference_settings import PreferenceSettings
 from daybreak.align.reward_training import divided, passed_over, told
+from daybreak.engine.quantised_linear import is_quantised, round_weights_alone
 from daybreak.language_model import LanguageModel
 from daybreak.model.decoder import Decoder
 from daybreak.objectives.preference import dpo_losses, hinge_losses, ipo_losses
 from daybreak.train.tuning import Scored
+from daybreak.train.tuning_start import device_for
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,13 @@ def job_of(
 ) -> PolicyJob[Any]:
     """The job that the settings describe, with its data read. `reference` is the same model, and stays as it
     is; None: the model will be trained by adapters, and is its own reference without them. The reference's
-    log-probabilities are computed here, once. Raises `DaybreakError` for data that does not fit."""
-    data = settings.data
+    log-probabilities are computed here, once, on the run's device. Raises `DaybreakError` for data that does
+    not fit."""
+    data, device = settings.data, device_for(settings.device, is_quantised(model.decoder))
+    for one in (model, reference):
+        if one is not None:
+            one.decoder.to(device)
+    round_weights_alone(model.decoder)  # here already, so that policy and reference compute the same
     frozen = None if reference is None else reference.decoder.requires_grad_(False).eval()
     if settings.loss.name == "kto":
         return kto_job(model, frozen, settings)

@@ -17,6 +17,7 @@ from daybreak.data.rankings import Ranking, held_out, read_rankings, uncompared
 from daybreak.engine.prompts import Model
 from daybreak.errors import DaybreakError
 from daybreak.language_model import LanguageModel
+from daybreak.model.few_bits import numel
 from daybreak.objectives.preference import ranking_losses
 from daybreak.train.tuning import Job, Scored
 
@@ -104,7 +105,7 @@ def about(model: Model) -> dict[str, str]:
 
 def facts(model: Model, modules: torch.nn.Module) -> dict[str, Any]:
     """What a list of runs shows beside."""
-    count = sum(one.numel() for one in modules.parameters())
+    count = numel(modules)
     return {"family": model.family.name, "parameters": count}
 
 

@@ -15,12 +15,14 @@ from typing import Any
 
 import torch
 
+from daybreak.align.encoding import check_known
 from daybreak.align.sft_settings import SftData, SftSettings
 from daybreak.data.conversations import Demonstration, read_demonstrations
 from daybreak.data.order import draw
 from daybreak.engine.prompts import of_text, prepare
 from daybreak.errors import DaybreakError
 from daybreak.language_model import LanguageModel
+from daybreak.model.few_bits import numel
 from daybreak.objectives.batch import UNSCORED, Batch
 from daybreak.objectives.summed import scored_loss_sum
 from daybreak.text.answers import Lesson, check_end, keep_template, lessons
@@ -54,6 +56,7 @@ def taught(model: LanguageModel, rows: Sequence[Demonstration], data: SftData) -
     cut = left_out = 0
     for row in rows:
         for lesson in _lessons(model, row):
+            _check(model, lesson)
             if len(lesson.tokens) <= limit:
                 found.append(lesson)
                 continue
@@ -74,6 +77,13 @@ def taught(model: LanguageModel, rows: Sequence[Demonstration], data: SftData) -
 def limit_of(model: LanguageModel, data: SftData) -> int:
     """Tokens of an example at most."""
     return min(data.context or model.architecture.context, model.architecture.context)
+
+
+def _check(model: LanguageModel, lesson: Lesson) -> None:
+    try:
+        check_known(model, lesson.tokens)
+    except DaybreakError as error:
+        raise DaybreakError(f"{lesson.where}: {error}") from None
 
 
 def _lessons(model: LanguageModel, row: Demonstration) -> list[Lesson]:
@@ -138,7 +148,7 @@ class Sft(Job[Lesson]):
         }
 
     def facts(self) -> dict[str, Any]:
-        count = sum(one.numel() for one in self.model.decoder.parameters())
+        count = numel(self.model.decoder)
         return {"family": self.model.family.name, "size": None, "parameters": count}
 
     def fingerprint(self) -> str:

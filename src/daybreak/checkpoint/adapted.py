@@ -48,9 +48,11 @@ class Adapted:
         """
         peft_read.load(Path(folder), self.family, self.decoder, name)
 
-    def save_adapter(self, folder: str | os.PathLike[str], name: str) -> None:
-        """Write an adapter into a folder that PEFT and `load_adapter` open."""
-        source = self.config.get("_name_or_path")
+    def save_adapter(self, folder: str | os.PathLike[str], name: str, base: str | None = None) -> None:
+        """Write an adapter into a folder that PEFT and `load_adapter` open; `base` is what the file calls the
+        model, None: what its config.json says.
+        """
+        source = base or self.config.get("_name_or_path")
         peft_write.save(Path(folder), self.family, self.decoder, name, source)
 
     def use(self, name: str | None) -> None:

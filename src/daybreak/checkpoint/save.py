@@ -24,8 +24,8 @@ from daybreak.checkpoint.folder import INDEX, SAFETENSORS
 from daybreak.checkpoint.tensors import SAFETENSORS_DTYPES
 from daybreak.errors import DaybreakError
 from daybreak.families.family import Family
-from daybreak.model.adapters import base
 from daybreak.model.decoder import Decoder
+from daybreak.model.merging import as_computed
 from daybreak.rules import Rule
 from daybreak.text.tokenizer import FILES as TOKENIZER
 
@@ -56,10 +56,11 @@ def save_folder(
     folder: Path, family: Family, decoder: Decoder, texts: Mapping[str, bytes], shard_size: int | str = "5GB"
 ) -> None:
     """Write the weights of `decoder` as `family` lays them out, and the files `texts` (name -> contents),
-    into `folder`; see `write_folder`.
+    into `folder`; see `write_folder`. Weights of few bits become whole, and the adapter that is used beside
+    weights is put into them, when their turn comes.
     """
-    parameters = {name: parameter.detach() for name, parameter in base(decoder).items()}
-    write_folder(folder, layout(family, decoder.architecture, parameters), texts, shard_size)
+    parameters, read = as_computed(decoder)
+    write_folder(folder, layout(family, decoder.architecture, parameters, read), texts, shard_size)
 
 
 def write_folder(

@@ -62,10 +62,10 @@ def finetune(
     if print_config:
         return tuning.print_config(settings, as_json)
     tuning.check(settings.start, out, dry_run)
-    from daybreak.language_model import load
     from daybreak.train.tasks import job_of
+    from daybreak.train.tuning_start import start_of
 
-    job = job_of(load(settings.start, settings.revision), settings)
+    job = job_of(start_of(settings), settings)
     if dry_run:
         _show(job, as_json)
         return 0

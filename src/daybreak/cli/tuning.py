@@ -60,8 +60,16 @@ def run(job: Job[Any], settings: TuningSettings, out: Path, as_json: bool, then:
 
     with TrainingScreen() as screen:
         outcome = tune(job, settings, out, screen)
-    _print(outcome, as_json, then)
+    _print(outcome, as_json, _command(outcome, settings, then))
     return 0 if outcome.ending == "finished" else SIGNALLED + (outcome.signal or signal.SIGTERM)
+
+
+def _command(outcome: TuningOutcome, settings: TuningSettings, then: str) -> str:
+    """What to try with what the run left."""
+    if outcome.exported is not None or outcome.adapter is None:
+        return then.format(outcome.exported)
+    bits = "" if settings.lora is None or settings.lora.bits is None else f" --bits {settings.lora.bits}"
+    return f"daybreak chat {getattr(settings, 'start', 'MODEL')}{bits} --adapter {outcome.adapter}"
 
 
 def _print(outcome: TuningOutcome, as_json: bool, then: str) -> None:
@@ -77,7 +85,7 @@ def _print(outcome: TuningOutcome, as_json: bool, then: str) -> None:
     told = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in outcome.scores.items())
     best = f" (the weights of step {outcome.best_step:,})" if outcome.best_step is not None else ""
     print(f"{outcome.folder}: {outcome.steps:,} steps done" + (f"; held out: {told}{best}" if told else ""))
-    print(f"try: {then.format(outcome.exported)}")
+    print(f"try: {then}")
 
 
 def facts(outcome: TuningOutcome) -> dict[str, Any]:
@@ -91,4 +99,5 @@ def facts(outcome: TuningOutcome) -> dict[str, Any]:
         "held_out": outcome.scores,
         "best_step": outcome.best_step,
         "model": None if outcome.exported is None else str(outcome.exported),
+        "adapter": None if outcome.adapter is None else str(outcome.adapter),
     }

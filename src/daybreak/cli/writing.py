@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from daybreak.errors import DaybreakError
@@ -67,8 +68,11 @@ def adapt(model: LanguageModel, folder: str | None) -> None:
     if folder is None:
         return
     from daybreak.model.merging import why_not_merged
+    from daybreak.text.chat import take_template
 
     model.load_adapter(folder, "adapter")
+    if model.tokenizer is not None:
+        take_template(model.tokenizer, Path(folder))
     if str(model.dtype) == "torch.float32" and why_not_merged(model.decoder, "adapter") is None:
         model.merge("adapter")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,12 +14,13 @@ from daybreak.engine.kernels.linear import multiply
 from daybreak.engine.packed import AT_ONCE, ROWS, Packed, empty, packed, unpack, unpack_rows
 from daybreak.engine.quantised import Scheme
 from daybreak.model.decoder import Decoder, Tied
+from daybreak.model.few_bits import FewBits
 
 TOKENS = "tokens.weight"
 """The token embedding's parameter, and a tied head's."""
 
 
-class QuantisedMatrix(nn.Module):
+class QuantisedMatrix(FewBits):
     """A matrix [outputs, width] of few bits."""
 
     numbers: Tensor
@@ -66,10 +68,12 @@ class QuantisedLinear(QuantisedMatrix):
     inputs, and everything else is exact. Without them the weights are unpacked for each call, which is right
     and slow. So they are in training mode, in which the layer is not unless somebody says so, and wherever
     its inputs want a gradient (QLoRA, Dettmers et al., arXiv 2305.14314): adapters learn what the rounded
-    weights compute, and nothing else is rounded.
+    weights compute, and nothing else is rounded. With `exact` it is so in every mode.
     """
 
     bias: Tensor | None
+    exact: bool = False
+    """Activations are never rounded."""
 
     def __init__(self, width: int, outputs: int, bias: bool, scheme: Scheme) -> None:
         super().__init__(width, outputs, scheme)
@@ -79,7 +83,7 @@ class QuantisedLinear(QuantisedMatrix):
     def forward(self, inputs: Tensor) -> Tensor:
         """[.., width] -> [.., outputs], in the inputs' dtype."""
         flat = inputs.reshape(-1, self.width).float()
-        if self.training or (flat.requires_grad and torch.is_grad_enabled()):
+        if self.training or self.exact or (flat.requires_grad and torch.is_grad_enabled()):
             found: Tensor = _Unpacked.apply(flat, self)  # type: ignore[no-untyped-call]
         elif library().functions is not None and inputs.device.type == "cpu":
             found = multiply(flat, self.packed, self.bias, self.outputs, self.scheme)
@@ -135,7 +139,7 @@ class QuantisedEmbedding(QuantisedMatrix):
         return self.rows(tokens).to(self.weight.dtype)
 
 
-class SharedEmbedding(nn.Module):
+class SharedEmbedding(FewBits):
     """The same where the head has the matrix."""
 
     weight: Tensor
@@ -143,11 +147,16 @@ class SharedEmbedding(nn.Module):
     def __init__(self, head: QuantisedTied, dtype: torch.dtype) -> None:
         super().__init__()
         self._head = (head,)  # in a tuple, so that it does not become a part of this one, too
+        self.width, self.outputs = head.width, head.outputs
         self.register_buffer("weight", _no_rows(head.width, dtype), persistent=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[..] token ids -> [.., width], in the dtype of the other weights."""
         return self._head[0].rows(tokens).to(self.weight.dtype)
+
+    def whole(self) -> Tensor:
+        """The weights, [outputs, width] float32."""
+        return self._head[0].whole()
 
 
 def _no_rows(width: int, dtype: torch.dtype) -> Tensor:
@@ -200,7 +209,35 @@ class Quantiser:
 
 
 def is_quantised(decoder: Decoder) -> bool:
-    return any(isinstance(module, QuantisedLinear) for module in decoder.modules())
+    return any(True for _ in _linears(decoder))
+
+
+def bits_of(decoder: Decoder) -> int | None:
+    """How many bits its matrices have; None: they are whole."""
+    return next((layer.scheme.bits for layer in _linears(decoder)), None)
+
+
+def round_weights_alone(decoder: Decoder, alone: bool = True) -> None:
+    """Whatever the mode, nothing but weights is rounded from now on: training, its reference and its figures
+    are of one model. Not `alone`: activations again as the kernels want them."""
+    for layer in _linears(decoder):
+        layer.exact = alone
+
+
+@contextmanager
+def as_written(decoder: Decoder) -> Iterator[None]:
+    """Within, the decoder computes as it does when it writes: with the kernels, and activations rounded."""
+    before = [(layer, layer.exact) for layer in _linears(decoder)]
+    round_weights_alone(decoder, False)
+    try:
+        yield
+    finally:
+        for layer, exact in before:
+            layer.exact = exact
+
+
+def _linears(decoder: Decoder) -> Iterator[QuantisedLinear]:
+    return (module for module in decoder.modules() if isinstance(module, QuantisedLinear))
 
 
 def _put(decoder: Decoder, name: str, layer: nn.Module) -> None:

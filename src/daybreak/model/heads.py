@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from daybreak.architecture import Architecture
 from daybreak.errors import DaybreakError
 from daybreak.model.decoder import Decoder
+from daybreak.model.few_bits import TIED, few_bits
 from daybreak.model.reading import Reading
 
 
@@ -32,7 +33,7 @@ class Scorer(Decoder):
 
 
 def scorer_of(decoder: Decoder, labels: int = 1, seed: int = 0) -> Scorer:
-    """A scorer with the weights of `decoder`, which it shares, and a fresh head.
+    """A scorer with the weights of `decoder`, which it shares, be they of few bits or not, and a fresh head.
 
     The head is drawn with variance 1 / (width + 1), so that the scores of normed states begin around 1
     (Stiennon et al. 2020, arXiv 2009.01325, appendix B.1). Raises `DaybreakError` for a design with blanks.
@@ -47,8 +48,17 @@ def scorer_of(decoder: Decoder, labels: int = 1, seed: int = 0) -> Scorer:
         scorer = Scorer(architecture, labels)
     inputs = scorer.head.in_features
     draws = torch.randn(labels, inputs, generator=torch.Generator().manual_seed(seed))
-    weights = {name: one for name, one in decoder.named_parameters() if not name.startswith("head.")}
-    embedding = weights["tokens.weight"]
+    heads = ("head", TIED)
+    for name, matrix in few_bits(decoder):
+        owner, _, own = name.rpartition(".")
+        if name not in heads:
+            setattr(scorer.get_submodule(owner), own, matrix)
+    weights = {
+        name: one
+        for name, one in decoder.state_dict(keep_vars=True).items()
+        if name.partition(".")[0] not in heads
+    }
+    embedding = decoder.tokens.weight
     fresh = (draws / (inputs + 1) ** 0.5).to(device=embedding.device, dtype=embedding.dtype)
     scorer.load_state_dict({**weights, "head.weight": fresh}, assign=True)
     scorer.part = decoder.part

@@ -7,7 +7,9 @@ import dataclasses
 import torch
 from torch import nn
 
+from daybreak.errors import DaybreakError
 from daybreak.model.decoder import Decoder
+from daybreak.model.few_bits import FewBits, unpacked
 
 
 @torch.no_grad()
@@ -15,10 +17,18 @@ def add_tokens(decoder: Decoder, known: int, count: int, std: float = 0.02, seed
     """Give `decoder` rows for `count` new tokens behind the `known` ones, and return their ids.
 
     Rows that pad the table are taken first, as they stand for nothing yet. The new rows of the embedding, and
-    of a head of its own, are drawn N(0, `std`) (Radford et al. 2018 draw 0.02); a bias starts at 0.
+    of a head of its own, are drawn N(0, `std`) (Radford et al. 2018 draw 0.02); a bias starts at 0. A head of
+    few bits is whole then. Raises `DaybreakError` for an embedding of few bits.
     """
     ids = list(range(known, known + count))
     rows = max(decoder.architecture.vocabulary, known + count)
+    if isinstance(decoder.tokens, FewBits):
+        raise DaybreakError(
+            "the token embedding is quantised, and gets no rows for start, delimiter and extract; say --head "
+            "last, or take a model whose embedding is whole"
+        )
+    if not decoder.architecture.tied and isinstance(decoder.head, FewBits):
+        decoder.head = unpacked(decoder.head)
     generator = torch.Generator().manual_seed(seed)
     _grow(decoder.tokens, rows, ids, std, generator)
     if not decoder.architecture.tied:

@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn import functional
 
 from daybreak.model.decoder import Decoder
+from daybreak.model.few_bits import FewBits
 from daybreak.objectives.batch import UNSCORED, Batch, token_losses
 
 ROWS = 512
@@ -28,11 +29,11 @@ and a product that writes such rows takes a third longer."""
 def loss_sum(decoder: Decoder, batch: Batch) -> Tensor:
     """The losses of all predicted tokens of `batch` in nats, added up: a float32 scalar.
 
-    Backwards once only. Where the head is cut over processes, and on GPUs, it is the plain sum of
-    `token_losses`.
+    Backwards once only. Where the head is cut over processes or of few bits, and on GPUs, it is the plain sum
+    of `token_losses`.
     """
-    matrix = decoder.tokens.weight if decoder.architecture.tied else decoder.head.weight
-    if isinstance(matrix, DTensor) or matrix.device.type != "cpu":
+    matrix = _matrix(decoder)
+    if matrix is None or isinstance(matrix, DTensor) or matrix.device.type != "cpu":
         return token_losses(decoder, batch).sum()
     hidden = decoder(batch.reading).flatten(0, 1)  # [batch * length, width]
     bias = None if decoder.architecture.tied else decoder.head.bias
@@ -45,10 +46,10 @@ def scored_loss_sum(decoder: Decoder, batch: Batch) -> Tensor:
     not brought before the head. Also for a head that is frozen or has adapters."""
     scored = batch.targets != UNSCORED
     hidden, wanted = decoder(batch.reading)[scored], batch.targets[scored]  # [predicted, width]
-    tied = decoder.architecture.tied
-    matrix = decoder.tokens.weight if tied else decoder.head.weight
-    if matrix.device.type == "cpu" and matrix.requires_grad and len(wanted):
-        total: Tensor = _head(hidden, matrix, None if tied else decoder.head.bias, wanted)
+    matrix = _matrix(decoder)
+    if matrix is not None and matrix.device.type == "cpu" and matrix.requires_grad and len(wanted):
+        bias = None if decoder.architecture.tied else decoder.head.bias
+        total: Tensor = _head(hidden, matrix, bias, wanted)
         return total
     losses = [hidden.new_zeros((), dtype=torch.float32)]
     for first in range(0, len(wanted), ROWS):
@@ -56,6 +57,13 @@ def scored_loss_sum(decoder: Decoder, batch: Batch) -> Tensor:
         logits = decoder.unembed(hidden[rows]).float()  # [rows, vocabulary]
         losses.append(functional.cross_entropy(logits, wanted[rows], reduction="sum"))
     return torch.stack(losses).sum()
+
+
+def _matrix(decoder: Decoder) -> Tensor | None:
+    """The head's; None where it has few bits."""
+    if decoder.architecture.tied:
+        return None if isinstance(decoder.tied_head, FewBits) else decoder.tokens.weight
+    return None if isinstance(decoder.head, FewBits) else decoder.head.weight
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]

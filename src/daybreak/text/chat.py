@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from daybreak.errors import DaybreakError
-from daybreak.text.chat_template import Message, find_template, render
+from daybreak.text.chat_template import JINJA, Message, find_template, render
 from daybreak.text.named import ROLES, Beside, spelling
 from daybreak.text.tokenizer import Tokenizer
 
@@ -24,6 +24,14 @@ _BARS = re.compile(r"<[|\uff5c].*[|\uff5c]>", re.DOTALL)
 def own_template(tokenizer: Tokenizer) -> str | None:
     """The chat template that came with the tokenizer's files, as Jinja; None if there is none."""
     return find_template(tokenizer.files, Beside.read(Path(), tokenizer.files).config)
+
+
+def take_template(tokenizer: Tokenizer, folder: Path) -> None:
+    """A tokenizer without a chat template has that of `folder` from now on, if there is one: an adapter was
+    taught in it."""
+    file = folder / JINJA
+    if file.is_file() and own_template(tokenizer) is None:
+        tokenizer.files[JINJA] = file.read_bytes()
 
 
 def checked(messages: Sequence[Message]) -> list[dict[str, str]]:
@@ -93,6 +101,12 @@ def encode_chat(
     for text, run in zip(own, runs[1:], strict=True):
         ids += [marks[text], *tokenizer.encode(run, bos=False, special=False, silent=silent)]
     return ids
+
+
+def chat_text(tokenizer: Tokenizer, source: str, messages: Sequence[Message]) -> str:
+    """The text that the template `source` makes of the messages, up to where an answer begins. Raises
+    `DaybreakError` as `encode_chat` does."""
+    return render(source, checked(messages), _variables(tokenizer))
 
 
 def turn_end(tokenizer: Tokenizer, source: str) -> int | None:

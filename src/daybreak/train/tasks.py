@@ -26,6 +26,8 @@ from daybreak.data.labelled import (
 )
 from daybreak.errors import DaybreakError
 from daybreak.language_model import LanguageModel
+from daybreak.model.decoder import Decoder
+from daybreak.model.few_bits import FewBits, numel
 from daybreak.model.heads import scorer_of
 from daybreak.model.vocabulary import add_tokens
 from daybreak.objectives import agreement
@@ -126,7 +128,7 @@ class TaskJob(Job[Labelled]):
         }
 
     def facts(self) -> dict[str, Any]:
-        count = sum(one.numel() for one in self.model.decoder.parameters())
+        count = numel(self.model.decoder)
         return {"family": self.model.family.name, "size": None, "parameters": count}
 
     def _losses(self, part: Sequence[Labelled]) -> tuple[Tensor, dict[str, Tensor], Tensor]:
@@ -175,7 +177,7 @@ def job_of(model: LanguageModel, settings: TaskSettings) -> TaskJob:
         rows, others = with_all_classes(rows, others)
     labels = ("score",) if choice or numbers else classes_of(rows)
     layout = _layout(model, settings)
-    lm_head = None if model.architecture.tied else model.decoder.head
+    lm_head = _vocabulary_head(model.decoder)
     scorer = scorer_of(model.decoder, len(labels), settings.seed)
     with torch.no_grad():
         scorer.head.weight.normal_(0.0, STD, generator=torch.Generator().manual_seed(settings.seed))
@@ -198,6 +200,13 @@ def job_of(model: LanguageModel, settings: TaskSettings) -> TaskJob:
     told = f"{data.file}: {len(rows):,} rows to learn from, {len(others):,} held out"
     told += f"; {cut:,} have texts that are cut to {layout.context:,} tokens" if cut else ""
     return TaskJob(found, language, settings, sides[0], sides[1], told)
+
+
+def _vocabulary_head(decoder: Decoder) -> nn.Module | None:
+    """None: it is the token embedding, which has the new tokens, and few bits nowhere."""
+    if not decoder.architecture.tied:
+        return decoder.head
+    return decoder.tied_head if isinstance(decoder.tokens, FewBits) else None
 
 
 def _rows(data: TaskData, columns: Columns) -> tuple[list[Item], list[Item]]:

@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
-
-import torch
+from typing import TypeVar
 
 from daybreak import settings as reading
+from daybreak.engine.quantised_linear import is_quantised, round_weights_alone
 from daybreak.errors import DaybreakError
-from daybreak.language_model import LanguageModel
-from daybreak.model.adapters import DEFAULT, add_lora
-from daybreak.model.decoder import Decoder
 from daybreak.model.dropout import add_dropout
-from daybreak.model.merging import merge, why_not_merged
 from daybreak.train import run_folder
 from daybreak.train.records import Screen
 from daybreak.train.run_status import Ending
 from daybreak.train.stop import Stop, stop_on_signals
 from daybreak.train.tuning import DTYPES, Job, Tuning
 from daybreak.train.tuning_records import TuningRecords
+from daybreak.train.tuning_result import Left, decoders_of, give_adapters, leave
 from daybreak.train.tuning_settings import FREE, TuningSettings
+from daybreak.train.tuning_start import check_bits, device_for
 from daybreak.train.tuning_state import TuningState
 
 E = TypeVar("E")
-ADAPTER = "adapter"
-"""Where a run leaves its adapter."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +42,9 @@ class TuningOutcome:
     best_step: int | None
     """Steps done by the weights that were exported, where they are not the last."""
     exported: Path | None
-    """What `Job.save` wrote."""
+    """What `Job.save` wrote; None where the run has not finished, and where an adapter is all it leaves."""
+    adapter: Path | None = None
+    """The adapter in PEFT's files, where a language model got one."""
 
 
 def tune(job: Job[E], settings: TuningSettings, folder: Path, screen: Screen) -> TuningOutcome:
@@ -78,41 +74,31 @@ def _tune(job: Job[E], settings: TuningSettings, folder: Path, screen: Screen, s
     tuning = Tuning(job, settings, state, records)
     try:
         ending = tuning.train(stop)
-        best = _finish(tuning, folder) if ending == "finished" else None
+        best, left = _finish(tuning, folder) if ending == "finished" else (None, Left())
     except BaseException as error:
         with contextlib.suppress(Exception):  # what is being written is finished, if it can be
             state.checkpoints.wait()
         records.failed(state.step, error)
         raise
     records.ended(state.step, ending, stop.signal if ending == "stopped" else None)
-    exported = folder / run_folder.EXPORT if ending == "finished" else None
     scores, steps = records.last_scores, state.course.steps
-    return TuningOutcome(folder, ending, stop.signal, state.step, steps, records.loss, scores, best, exported)
+    told = (ending, stop.signal, state.step, steps, records.loss, scores, best)
+    return TuningOutcome(folder, *told, left.model, left.adapter)
 
 
 def _prepare(job: Job[E], settings: TuningSettings) -> None:
-    """Device, dtype and dropout."""
-    cuda = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
-    job.modules.to("cuda" if cuda else "cpu" if settings.device == "auto" else settings.device)
-    job.dtype = DTYPES[settings.dtype]
-    decoders = list(_decoders(job))
+    """Device, dtype, adapters and dropout."""
+    decoders = list(decoders_of(job))
     for decoder in decoders:
-        if settings.lora is not None:
-            add_lora(decoder, settings.lora, seed=settings.seed)
-            if reason := why_not_merged(decoder, DEFAULT):  # not only when all is done
-                raise DaybreakError(f"lora.targets: {reason}; leave head and tokens out")
-        add_dropout(decoder, **vars(settings.dropout))
+        check_bits(decoder, settings.lora, settings.device)
+        round_weights_alone(decoder)
+    job.modules.to(device_for(settings.device, any(map(is_quantised, decoders))))
+    job.dtype = DTYPES[settings.dtype]
     if settings.lora is not None:
-        for one in job.fresh():
-            one.requires_grad_(True)
+        give_adapters(job, settings.lora, settings.seed)
+    for decoder in decoders:
+        add_dropout(decoder, **vars(settings.dropout))
     job.modules.train()
-
-
-def _decoders(job: Job[Any]) -> Iterator[Decoder]:
-    """Those that are trained."""
-    for module in job.modules.modules():
-        if isinstance(module, Decoder) and any(one.requires_grad for one in module.parameters()):
-            yield module
 
 
 def _changes(before: TuningSettings, given: TuningSettings, folder: Path) -> dict[str, tuple[object, object]]:
@@ -129,9 +115,9 @@ def _changes(before: TuningSettings, given: TuningSettings, folder: Path) -> dic
     return changes
 
 
-def _finish(tuning: Tuning[E], folder: Path) -> int | None:
+def _finish(tuning: Tuning[E], folder: Path) -> tuple[int | None, Left]:
     """Once all steps are done: the best weights, or the last, as a folder that others open. Returns how many
-    steps the best had seen, where they are not the last."""
+    steps the best had seen, where they are not the last, and what is left."""
     state, found = tuning.state, None
     if tuning.settings.evaluation.best and state.take_best():
         found = state.progress.best_step
@@ -141,17 +127,4 @@ def _finish(tuning: Tuning[E], folder: Path) -> int | None:
     if tuning.job.held_out and (found is not None or not tuning.records.last_scores):
         tuning.records.last_scores = tuning.score()
     tuning.job.modules.eval()
-    if tuning.settings.lora is not None:
-        _merge(tuning.job, folder / ADAPTER)
-    tuning.job.save(folder / run_folder.EXPORT)
-    return found
-
-
-def _merge(job: Job[Any], folder: Path) -> None:
-    """The adapter by itself, in PEFT's files, and then in the weights, so that the model is an ordinary
-    one."""
-    decoders, model = list(_decoders(job)), getattr(job, "model", None)
-    if isinstance(model, LanguageModel):
-        model.save_adapter(folder, DEFAULT)
-    for decoder in decoders:
-        merge(decoder, DEFAULT)
+    return found, leave(tuning.job, tuning.settings, folder)

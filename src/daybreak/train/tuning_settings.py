@@ -59,6 +59,15 @@ class DropoutSettings:
 
 
 @dataclass(frozen=True)
+class TuningLora(LoraSettings):
+    """Adapters, and what they are trained on."""
+
+    bits: Literal[8, 4] | None = None
+    """Round the weights that stay as they are to so few bits when they are read (QLoRA, arXiv 2305.14314);
+    None: they stay as the folder has them."""
+
+
+@dataclass(frozen=True)
 class TuningEvaluation:
     """What is measured on the held-out examples."""
 
@@ -86,7 +95,7 @@ class TuningSettings:
     optimizer: TuningOptimizer = field(default_factory=TuningOptimizer)
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     dropout: DropoutSettings = field(default_factory=DropoutSettings)
-    lora: LoraSettings | None = None
+    lora: TuningLora | None = None
     """Train low-rank adapters and leave the weights as they are: --lora.rank 8, --lora.targets attention."""
     evaluation: TuningEvaluation = field(default_factory=TuningEvaluation)
     checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)

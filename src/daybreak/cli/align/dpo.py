@@ -53,14 +53,10 @@ def dpo(
     if print_config:
         return tuning.print_config(settings, as_json)
     tuning.check(settings.start, out)
-    from daybreak.align.policy_job import device_of
     from daybreak.align.preference_training import job_of
-    from daybreak.language_model import load
+    from daybreak.train.tuning_start import start_of
 
     assert out is not None
-    device = device_of(settings.device)
-    policy = load(settings.start, settings.revision, device=device)
-    reference = None
-    if settings.lora is None:
-        reference = load(settings.start, settings.revision, device=device)
+    policy = start_of(settings)
+    reference = start_of(settings) if settings.lora is None else None
     return tuning.run(job_of(policy, reference, settings), settings, out, as_json, "daybreak chat {}")

@@ -51,10 +51,10 @@ def reward(
         return tuning.print_config(settings, as_json)
     tuning.check(settings.start, out)
     from daybreak.align.reward_training import job_of
-    from daybreak.language_model import load
+    from daybreak.train.tuning_start import start_of
 
     assert out is not None
-    job = job_of(load(settings.start, settings.revision), settings)
+    job = job_of(start_of(settings), settings)
     status = tuning.run(job, settings, out, as_json, "daybreak align best-of MODEL PROMPTS --reward {}")
     if status == 0 and not as_json and job.report is not None:
         _print(job.report)

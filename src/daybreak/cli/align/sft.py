@@ -47,9 +47,9 @@ def sft(
         return tuning.print_config(settings, as_json)
     tuning.check(settings.start, out, dry_run)
     from daybreak.align.sft import job_of
-    from daybreak.language_model import load
+    from daybreak.train.tuning_start import start_of
 
-    job = job_of(load(settings.start, settings.revision), settings)
+    job = job_of(start_of(settings), settings)
     if dry_run:
         _show(job, as_json)
         return 0
