@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,23 @@ def test_answers_are_written_with_the_model_s_log_probs() -> None:
     again = sampling.write(model, prompts[2:], Sampling(max_new_tokens=6, temperature=1.0, n=2, seed=3))
     assert [one.text for one in again] == [one.text for one in found[4:]]
     assert sampling.write(model, [], Sampling()) == []
+
+
+@pytest.mark.parametrize("loss", ["dpo", "kto"])
+def test_the_divergence_is_not_measured_on_prompts_without_room(loss: str, tmp_path: Path) -> None:
+    """Rankings that are left out have prompts, too; and many pairs may have the same one."""
+    file = tmp_path / "r.jsonl"
+    rows = [
+        {"prompt": [{"role": "user", "content": text}], "chosen": "a", "rejected": answer}
+        for text in ("x" * 200, "y", "y", "z")
+        for answer in ("b", "c")
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"file": str(file), "held_out": 0, "longer": "leave_out"}
+    given_ = reading.build(PreferenceSettings, {"data": data, "loss": {"name": loss}, "device": "cpu"})
+    own = job_of(speaking(), speaking(), given_)
+    assert [prompt[0]["content"] for prompt in own.prompts if isinstance(prompt, tuple)] == ["y", "z"]
+    assert own.divergence()["answer_tokens"] > 0
 
 
 def test_the_divergence_is_the_mean_over_the_policy_s_own_answers() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from daybreak.errors import DaybreakError
 from daybreak.families.trials import trials
 from daybreak.language_model import LanguageModel
 from daybreak.model.heads import scorer_of
+from tests.unit.test_chat import with_template
 from tests.unit.tiny_models import speaking
 
 SCORED = [
@@ -95,6 +97,33 @@ def test_padding_is_never_what_texts_end_with(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["pad_token_id"] != model.tokenizer.eos_id
     assert load_reward_model(tmp_path).tokenizer is not None
+
+
+@pytest.mark.parametrize(
+    ("told", "wanted"),
+    [
+        ({"eos_token_id": 0}, 1),  # as GPT-NeoX's vocabulary has it
+        ({"eos_token_id": [0, 1, 7], "pad_token_id": 7}, 2),  # as Llama 3's config.json has it
+        ({"eos_token_id": 5, "pad_token_id": 7}, 7),
+        ({}, 0),
+    ],
+    ids=str,
+)
+def test_whatever_ends_texts_padding_is_another(told: dict[str, Any], wanted: int, tmp_path: Path) -> None:
+    model = RewardModel.of(daybreak.create("gpt2", vocabulary=40, context=32, layers=1, width=16, heads=2))
+    model.config = told
+    model.save(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["pad_token_id"] == wanted
+
+
+def test_padding_is_no_mark_behind_a_turn(tmp_path: Path) -> None:
+    model = with_template()
+    tokenizer = model.tokenizer
+    assert tokenizer is not None
+    tokenizer.pad_id = tokenizer.special_id("<|end|>")
+    assert tokenizer.pad_id is not None and tokenizer.pad_id != tokenizer.eos_id
+    RewardModel.of(model).save(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["pad_token_id"] != tokenizer.pad_id
 
 
 def test_fresh_heads_are_drawn_by_the_seed() -> None:

@@ -37,7 +37,7 @@ from tests.reference import preferences as slow
 from tests.unit.test_chat import CHATML, with_template
 from tests.unit.tiny_models import speaking
 from tests.unit.tiny_rankings import written
-from tests.unit.tiny_run import Silent
+from tests.unit.tiny_run import Silent, byte_tokenizer
 
 ASKED = ({"role": "user", "content": "Hi"},)
 
@@ -87,6 +87,35 @@ def test_what_is_longer_than_the_context_is_named() -> None:
     assert len(found) == 1 and left == 1
     with pytest.raises(DaybreakError, match="together more than 2"):
         all_compared(model, [short], 2)
+
+
+def test_prompts_that_are_too_long_by_themselves_are_left_out_as_well() -> None:
+    model = speaking()
+    for prompt in ("x" * 200, [{"role": "user", "content": "x" * 200}]):
+        long = ranking_of({"prompt": prompt, "answers": ["x", "y"], "ranks": [1, 2]}, "r.jsonl: line 7")
+        with pytest.raises(DaybreakError, match=r"r.jsonl: line 7: prompt and answer have 2\d\d and"):
+            compared(model, long)
+        assert all_compared(model, [long], None, "leave_out") == ([], 1)
+
+
+@pytest.mark.parametrize("prompt", ["a <|user|>", ASKED])
+def test_tokens_that_the_model_lacks_are_named(prompt: Any) -> None:
+    """And not found by an error in the middle of a run."""
+    model = speaking()
+    model.tokenizer = byte_tokenizer(("<|user|>",))
+    template = "{% for m in messages %}<|user|>{{ m.content }}{% endfor %}"
+    model.tokenizer.files["chat_template.jinja"] = template.encode()
+    with pytest.raises(DaybreakError, match=r"line 7: the token '<\|user\|>' has id 257, .* 0 to 256"):
+        answered(model, prompt, "x", "r.jsonl: line 7")
+
+
+def test_what_the_template_refuses_is_named() -> None:
+    model = with_template()
+    assert model.tokenizer is not None
+    refusing = "{{ raise_exception('no system messages') }}"
+    model.tokenizer.files["chat_template.jinja"] = refusing.encode()
+    with pytest.raises(DaybreakError, match=r"line 7: .*no system messages"):
+        answered(model, ASKED, "x", "r.jsonl: line 7")
 
 
 def test_answers_alone_have_targets() -> None:

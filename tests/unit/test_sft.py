@@ -255,6 +255,15 @@ def test_a_model_without_an_end_of_text_is_refused_before_hours_are_spent(tmp_pa
         job_of(model, settings(file))
 
 
+def test_tokens_that_the_model_lacks_are_named(tmp_path: Path) -> None:
+    model = base()
+    model.tokenizer = byte_tokenizer(("<|user|>",))
+    file = tmp_path / "texts.jsonl"
+    file.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "<|user|>", "completion": "b"}\n')
+    with pytest.raises(DaybreakError, match=r"line 2: the token '<\|user\|>' has id 257, .* 0 to 256"):
+        job_of(model, settings(file))
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base().save(tmp_path / "base")
     file, start = written(tmp_path / "talks.jsonl"), str(tmp_path / "base")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from daybreak.data.rankings import Prompt, Ranking
 from daybreak.engine import chat
-from daybreak.engine.prompts import Model, prepare, special_token
+from daybreak.engine.prompts import Model, of_text, prepare, special_token
 from daybreak.errors import DaybreakError
 from daybreak.model.decoder import Decoder
 from daybreak.objectives.batch import UNSCORED, Batch
@@ -61,16 +61,25 @@ def prompt_ids(model: Model, prompt: Prompt) -> list[int]:
     return chat.prompt(model, prompt)
 
 
+def prompt_length(model: Model, prompt: Prompt) -> int:
+    """How many these are; also of a prompt that the model has no room for."""
+    return len(_before(model, prompt) if isinstance(prompt, str) else chat.prompt(model, prompt))
+
+
 def answered(
     model: Model, prompt: Prompt, answer: str, where: str = "", longest: int | None = None
 ) -> Answered:
     """A prompt, and what the model would have to write for this answer, the token that ends it included.
 
     Special tokens are never read out of an answer: nobody's text can end its own turn. Raises
-    `DaybreakError`, which names `where` they stand, for a text longer than `longest` tokens or the model's
-    context.
+    `DaybreakError`, which names `where` they stand, for what cannot be read, and `TooLong` for a text longer
+    than `longest` tokens or the model's context.
     """
-    found = _text(model, prompt, answer) if isinstance(prompt, str) else _turn(model, prompt, answer)
+    try:
+        found = _text(model, prompt, answer) if isinstance(prompt, str) else _turn(model, prompt, answer)
+        check_known(model, found.tokens)
+    except DaybreakError as error:
+        raise DaybreakError(f"{where or 'the text'}: {error}") from None
     limit = min(longest or model.architecture.context, model.architecture.context)
     if len(found.tokens) > limit:
         raise TooLong(
@@ -80,8 +89,24 @@ def answered(
     return found
 
 
+def check_known(model: Model, tokens: Sequence[int]) -> None:
+    """Raises `DaybreakError` for ids beyond the model's table: tokenizers may have special tokens that their
+    model lacks, and a text or a template may spell one."""
+    rows, highest = model.architecture.vocabulary, max(tokens)
+    if highest >= rows:
+        spelled = model.tokenizer.decode([highest], skip_special=False)
+        raise DaybreakError(
+            f"the token {spelled!r} has id {highest}, and the model's go from 0 to {rows - 1}; leave it out, "
+            "or take a model that has it"
+        )
+
+
+def _before(model: Model, prompt: str) -> list[int]:
+    return of_text(model, "the prompt", prompt) or list(prepare(model, "")[0].tokens)
+
+
 def _text(model: Model, prompt: str, answer: str) -> Answered:
-    before, end = prompt_ids(model, prompt), special_token(model, "eos")
+    before, end = _before(model, prompt), special_token(model, "eos")
     ids = model.tokenizer.encode(answer, bos=False, special=False)
     if end is not None and end < model.architecture.vocabulary:
         ids.append(end)

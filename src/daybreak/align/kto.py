@@ -108,11 +108,11 @@ def kto_job(model: LanguageModel, reference: Decoder | None, settings: Preferenc
         kept = read_judged(data.validation)
     else:
         learned, kept = held_out(learned, data.held_out)
-    if model.tokenizer is not None and any(isinstance(row.prompt, tuple) for row in learned):
+    if model.tokenizer is not None and any(isinstance(row.prompt, tuple) for row in (*learned, *kept)):
         keep_template(model.tokenizer)
     start = reference or model.decoder
     examples, left = opinions(model, start, learned, data, settings.seed)
     others, left_held = opinions(model, start, kept, data, settings.seed)
-    prompts = {repr(row.prompt): row.prompt for row in kept or learned}
+    prompts = [row.prompt for row in kept or learned]
     words = told(data, len(examples), "judged answers", len(others), left + left_held)
-    return KtoJob(model, reference, examples, others, settings, list(prompts.values()), words)
+    return KtoJob(model, reference, examples, others, settings, prompts, words)

@@ -12,11 +12,13 @@ from torch import Tensor
 
 from daybreak.architecture import Architecture
 from daybreak.checkpoint.scored import load_scored, save_scored
+from daybreak.engine.prompts import special_tokens
 from daybreak.errors import DaybreakError
 from daybreak.families.family import Family
 from daybreak.language_model import LanguageModel
 from daybreak.model.decoder import Decoder
 from daybreak.model.heads import Scorer, scorer_of
+from daybreak.text.chat import own_template, turn_end
 from daybreak.text.tokenizer import Tokenizer
 
 SHIFT = "reward_shift"
@@ -75,9 +77,15 @@ class RewardModel:
         """transformers reads a text at its last token that is not this one, so it must not be one that texts
         end with."""
         known = self.tokenizer
-        ends = {self.config.get("eos_token_id"), None if known is None else known.eos_id}
-        pads = (self.config.get("pad_token_id"), None if known is None else known.pad_id)
-        return next((pad for pad in pads if pad is not None and pad not in ends), 0)
+        ends: set[int | None] = {None, *special_tokens(self, "eos")}
+        pads: list[int | None] = [self.config.get("pad_token_id")]
+        if known is not None:
+            template = own_template(known)
+            ends |= {known.eos_id, None if template is None else turn_end(known, template)}
+            pads.append(known.pad_id)
+        # Without one of its own the first that ends nothing: 0 is the end of texts in GPT-NeoX's vocabulary.
+        pads += range(self.architecture.vocabulary)
+        return next(pad for pad in pads if pad is not None and pad not in ends)
 
 
 def scores(decoder: Scorer, texts: Sequence[Sequence[int]]) -> Tensor:
