@@ -27,6 +27,7 @@ from daybreak.errors import DaybreakError
 from daybreak.language_model import LanguageModel
 from daybreak.model.adapters import add_lora, disabled
 from daybreak.model.lora_settings import LoraSettings
+from daybreak.train.precision import products
 from daybreak.train.tuning import Scored
 from daybreak.train.tuning_run import TuningOutcome, tune
 from tests.reference import preferences as slow
@@ -150,6 +151,24 @@ def test_mismatched_answers_are_of_other_prompts(rows: list[tuple[list[int], int
         assert other.tokens[: other.prompt] == own.tokens[: own.prompt]
         whose = rows[other.answer[0] - 100][0]
         assert (tuple(whose) != own.tokens[: own.prompt]) == (len(prompts) > 1)
+
+
+def test_mismatched_answers_of_many_texts_come_at_once() -> None:
+    texts = [Answered((*range(50), number), 50) for number in range(20_000)]
+    assert mismatched(texts, 0, 96) == texts
+    other = Answered((7, 8), 1)
+    found = mismatched([*texts, other], 0, 96)
+    assert found[-1].tokens[:1] == (7,) and all(one.answer == (8,) for one in found[:-1])
+
+
+def test_the_reference_reads_in_the_run_s_dtype(tmp_path: Path) -> None:
+    """What rounding alone does to a log-probability is no preference."""
+    given_ = settings(tmp_path, dtype="bfloat16", data={"held_out": 0})
+    own = job_of(daybreak.load(given_.start), daybreak.load(given_.start), given_)
+    assert isinstance(own, PairsJob)
+    with products(torch.bfloat16), torch.no_grad():
+        ratios = own.ratios([one.chosen for one in own.examples])
+    assert ratios.abs().max() < 1e-4
 
 
 def test_single_answers_will_do_for_kto(tmp_path: Path) -> None:

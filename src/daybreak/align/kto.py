@@ -66,14 +66,17 @@ def mismatched(texts: Sequence[Answered], seed: int, context: int) -> list[Answe
     its own where there is but one prompt."""
     size, key = len(texts), draw("mismatched", seed)
     ring = [permuted(place, size, key) for place in range(size)]
-    found = list(texts)
+    asked = [texts[number].tokens[: texts[number].prompt] for number in ring]
+    found, others = list(texts), list(ring)
+    if len(set(asked)) < 2:
+        return found
+    for step in range(2 * size, 0, -1):  # twice round, as the last ones are followed by the first
+        place, after = (step - 1) % size, step % size
+        others[place] = ring[after] if asked[after] != asked[place] else others[after]
     for place, number in enumerate(ring):
-        own = texts[number]
-        asked = own.tokens[: own.prompt]
-        others = (texts[ring[(place + step) % size]] for step in range(1, size))
-        other = next((one for one in others if one.tokens[: one.prompt] != asked), own)
+        prompt, other = texts[number].prompt, texts[others[place]]
         # What does not fit is cut off: nobody has to like this answer. The prompt's own left room for one.
-        found[number] = Answered((*asked, *other.answer)[:context], own.prompt)
+        found[number] = Answered((*asked[place], *other.answer)[:context], prompt)
     return found
 
 

@@ -18,7 +18,8 @@ from daybreak.engine.quantised_linear import is_quantised, round_weights_alone
 from daybreak.language_model import LanguageModel
 from daybreak.model.decoder import Decoder
 from daybreak.objectives.preference import dpo_losses, hinge_losses, ipo_losses
-from daybreak.train.tuning import Scored
+from daybreak.train.precision import products
+from daybreak.train.tuning import DTYPES, Scored
 from daybreak.train.tuning_start import device_for
 
 
@@ -85,14 +86,18 @@ def job_of(
     is; None: the model will be trained by adapters, and is its own reference without them. The reference's
     log-probabilities are computed here, once, on the run's device. Raises `DaybreakError` for data that does
     not fit."""
-    data, device = settings.data, device_for(settings.device, is_quantised(model.decoder))
+    device = device_for(settings.device, is_quantised(model.decoder))
     for one in (model, reference):
         if one is not None:
             one.decoder.to(device)
     round_weights_alone(model.decoder)  # here already, so that policy and reference compute the same
     frozen = None if reference is None else reference.decoder.requires_grad_(False).eval()
-    if settings.loss.name == "kto":
-        return kto_job(model, frozen, settings)
+    with products(DTYPES[settings.dtype], device.type):  # as the policy will, for the same reason
+        return (kto_job if settings.loss.name == "kto" else _pairs_job)(model, frozen, settings)
+
+
+def _pairs_job(model: LanguageModel, frozen: Decoder | None, settings: PreferenceSettings) -> PairsJob:
+    data = settings.data
     learned, kept = divided(data)
     texts, left = all_compared(model, learned, data.context, data.longer)
     held, left_held = all_compared(model, kept, data.context, data.longer)
