@@ -325,6 +325,38 @@ def test_a_table_of_its_own_may_be_the_models(saved: tuple[LanguageModel, Path])
     model.load_adapter(folder, "b")
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_table_may_have_been_read_in_another_dtype(
+    saved: tuple[LanguageModel, Path], dtype: torch.dtype
+) -> None:
+    """As by those who train in it: then the copy is the model's, rounded."""
+    model, folder = saved
+    with torch.no_grad():
+        drawn(model.decoder)
+        model.decoder.tokens.weight.normal_(generator=torch.Generator().manual_seed(1))
+    own = model.decoder.tokens.weight.detach()
+    retensored(folder, **{"lm_head.base_layer.weight": own.to(dtype)})
+    model.load_adapter(folder, "b")
+    other = own.to(dtype).clone()
+    other[3, 1] *= 1.1
+    retensored(folder, **{"lm_head.base_layer.weight": other})
+    with pytest.raises(DaybreakError, match="its own lm_head along, which is not this model's"):
+        model.load_adapter(folder, "c")
+
+
+def test_a_table_of_few_bits_is_not_compared(tmp_path: Path) -> None:
+    model = model_of(width=48, inner=80)
+    model.save(tmp_path / "model")
+    model.add_adapter("a", rank=2, targets=("attention", "head"))
+    drawn(model.decoder)
+    model.save_adapter(tmp_path / "a", "a")
+    retensored(tmp_path / "a", **{"lm_head.base_layer.weight": model.decoder.tokens.weight.detach().clone()})
+    for embeddings in (False, True):
+        few = daybreak.load(tmp_path / "model", bits=8, embeddings=embeddings)
+        few.load_adapter(tmp_path / "a", "a")
+        assert few.adapters == ["a"]
+
+
 def test_scales_that_differ_in_one_module(tmp_path: Path) -> None:
     model = model_of()
     made: dict[str, nn.Module] = {

@@ -95,17 +95,24 @@ def _drop_base_tables(decoder: Decoder, family: Family, tensors: dict[str, Tenso
             copy = tensors.pop(f"{module}.base_layer.weight", None)
             if copy is None:
                 continue
-            own = decoder.tokens.weight if "tied_head" in place.ours else _own_weight(decoder, place)
-            if own is not None and (own.shape != copy.shape or not torch.equal(own, copy.to(own))):
+            own = _own_weight(decoder, "tokens" if "tied_head" in place.ours else place.ours[0])
+            if own is not None and not _is_copy(copy, own):
                 raise DaybreakError(
                     f"{folder} brings its own {module} along, which is not this model's; {OTHER}"
                 )
 
 
-def _own_weight(decoder: Decoder, place: Place) -> Tensor | None:
+def _own_weight(decoder: Decoder, name: str) -> Tensor | None:
     """None: it has few bits, so it cannot be compared."""
-    module = decoder.get_submodule(place.ours[0])
+    module = decoder.get_submodule(name)
     return module.weight if isinstance(module, nn.Linear | nn.Embedding) else None
+
+
+def _is_copy(copy: Tensor, own: Tensor) -> bool:
+    """Either may have been rounded: this model was read in another dtype than where the adapter was trained,
+    or the other way round."""
+    rounded = (own.to(dtype).to(copy) for dtype in (torch.bfloat16, torch.float16))
+    return torch.equal(own, copy.to(own)) or any(torch.equal(one, copy) for one in rounded)
 
 
 def read_lora(
