@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from daybreak.align.demo.labeller import NOTHING, Label, labelled
 from daybreak.align.demo.report import spread, table
 from daybreak.align.demo.run import demo
 from daybreak.align.demo.settings import DemoSettings
+from daybreak.align.demo.stages import Stages, Stopped
 from daybreak.align.demo.texts import Texts, demonstrations, examples, write_shards
 from daybreak.architecture import Rotary
 from daybreak.cli.main import run
@@ -153,6 +156,17 @@ def test_all_stages_in_small(
     assert list(again.results) == results
     with pytest.raises(DaybreakError, match=r"holds a demo with minutes 0\.01, not 1"):
         demo(DemoSettings(**{**small, "minutes": 1.0}), folder, Silent())
+
+
+def test_the_time_of_all_sessions_counts(tmp_path: Path) -> None:
+    for ended in (Stopped, None):
+        stages = Stages(DemoSettings(), 0, tmp_path, Texts((), ()), Silent())
+        with contextlib.suppress(Stopped), stages._stage("sft"):
+            time.sleep(0.02)
+            if ended is not None:
+                raise ended
+    assert json.loads((tmp_path / "seconds.json").read_text()) == stages.seconds
+    assert stages.seconds["sft"] >= 0.04
 
 
 def test_a_model_whose_answers_are_all_alike_is_too_weak(small: dict[str, Any], tmp_path: Path) -> None:

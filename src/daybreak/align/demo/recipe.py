@@ -20,6 +20,9 @@ RANKED, ANSWERS = 1000, 4
 """Prompts that are answered so many times for rankings."""
 ITERATIONS, EPISODES = 60, 64
 """Of PPO, and answers in each."""
+PTX = 1.0
+"""Weight of the text that PPO-ptx mixes in. With InstructGPT's 27.8 the gradient of a model of this size was
+nearly all of that text's (its norm 25, that of PPO's own loss 1), and the reward fell."""
 HELD_OUT = 300
 """Prompts that all models are measured on."""
 LEAST_ACCURACY: float | None = 0.6
@@ -71,7 +74,7 @@ def ppo(
         "update": {"minibatch": 16, "micro": 16},
         "optimizer": {"lr": 1e-4, "value_lr": 3e-4, "warmup": min(10, iterations // 4), "ema": 0.9},
         "kl": {"beta": 0.05},
-        "ptx": {"sequences": 8},
+        "ptx": {"weight": PTX, "sequences": 8},
         "samples": {"every": 0},
         "checkpoints": {"every": 20},
         "log": _LOG,

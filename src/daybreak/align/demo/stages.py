@@ -36,7 +36,7 @@ from daybreak.quickstart.settings import Settings as QuickSettings
 from daybreak.train.records import Screen
 from daybreak.train.tuning_run import TuningOutcome, tune
 
-RESULT = "result.json"
+RESULT, SECONDS = "result.json", "seconds.json"
 MODELS = ("base", "sft", "dpo", "ppo", "ppo-ptx")
 """What is compared, in the order in which it is shown."""
 FEWEST = 8
@@ -67,8 +67,8 @@ class Stages:
     def __init__(self, settings: DemoSettings, seed: int, folder: Path, texts: Texts, screen: Screen) -> None:
         self.settings, self.seed, self.folder = settings, seed, folder
         self.texts, self.screen = texts, screen
-        self.seconds: dict[str, float] = {}
-        """Wall time by stage; of those done in this session."""
+        self.seconds: dict[str, float] = read_json(folder / SECONDS) if (folder / SECONDS).is_file() else {}
+        """Wall time by stage, of all sessions."""
 
     def run(self) -> dict[str, Any]:
         """All stages; the result, which is also left in `RESULT`. Raises `Stopped`."""
@@ -105,8 +105,12 @@ class Stages:
     def _stage(self, name: str) -> Iterator[None]:
         self.screen.say(f"seed {self.seed}: {name}")
         began = time.perf_counter()
-        yield
-        self.seconds[name] = time.perf_counter() - began
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / SECONDS).write_text(json.dumps(self.seconds, indent=2) + "\n", encoding="utf-8")
 
     def _base(self) -> LanguageModel:
         """What everything starts from."""
