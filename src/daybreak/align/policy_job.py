@@ -15,7 +15,7 @@ from daybreak.align.encoding import Answered, batch_of, log_probs, prompt_length
 from daybreak.align.preference_settings import PreferenceSettings
 from daybreak.align.reward_training import about, facts
 from daybreak.data.rankings import Prompt
-from daybreak.engine.quantised_linear import as_written
+from daybreak.engine.quantised_linear import unrounded
 from daybreak.engine.settings import Sampling
 from daybreak.language_model import LanguageModel
 from daybreak.model.adapters import disabled
@@ -69,7 +69,7 @@ class PolicyJob(Job[E]):
     def divergence(self) -> dict[str, float]:
         """Nats per answer, by two estimates, and the answers' mean length."""
         how = Sampling(max_new_tokens=self.settings.kl.tokens, temperature=1.0, seed=0)
-        with as_written(self.model.decoder):
+        with unrounded(self.model.decoder, exact=False):
             written = sampling.write(self.model, self.prompts, how)
             with self._as_reference() as reference:
                 found = sampling.kl(written, reference)

@@ -14,7 +14,7 @@ from daybreak.align.kto import kto_job
 from daybreak.align.policy_job import PolicyJob, Referred, read_by
 from daybreak.align.preference_settings import PreferenceSettings
 from daybreak.align.reward_training import divided, passed_over, told
-from daybreak.engine.quantised_linear import is_quantised, round_weights_alone
+from daybreak.engine.quantised_linear import is_quantised, unrounded
 from daybreak.language_model import LanguageModel
 from daybreak.model.decoder import Decoder
 from daybreak.objectives.preference import dpo_losses, hinge_losses, ipo_losses
@@ -90,9 +90,9 @@ def job_of(
     for one in (model, reference):
         if one is not None:
             one.decoder.to(device)
-    round_weights_alone(model.decoder)  # here already, so that policy and reference compute the same
     frozen = None if reference is None else reference.decoder.requires_grad_(False).eval()
-    with products(DTYPES[settings.dtype], device.type):  # as the policy will, for the same reason
+    # As the policy will: it begins as its reference, to the last digit.
+    with products(DTYPES[settings.dtype], device.type), unrounded(model.decoder):
         return (kto_job if settings.loss.name == "kto" else _pairs_job)(model, frozen, settings)
 
 

@@ -217,23 +217,19 @@ def bits_of(decoder: Decoder) -> int | None:
     return next((layer.scheme.bits for layer in _linears(decoder)), None)
 
 
-def round_weights_alone(decoder: Decoder, alone: bool = True) -> None:
-    """Whatever the mode, nothing but weights is rounded from now on: training, its reference and its figures
-    are of one model. Not `alone`: activations again as the kernels want them."""
-    for layer in _linears(decoder):
-        layer.exact = alone
-
-
 @contextmanager
-def as_written(decoder: Decoder) -> Iterator[None]:
-    """Within, the decoder computes as it does when it writes: with the kernels, and activations rounded."""
+def unrounded(decoder: Decoder, exact: bool = True) -> Iterator[None]:
+    """Within, activations are not rounded, whatever the mode: what is trained, its reference and its figures
+    are of one model then. Not `exact`: they are, where kernels round them, as when texts are written.
+    """
     before = [(layer, layer.exact) for layer in _linears(decoder)]
-    round_weights_alone(decoder, False)
+    for layer, _ in before:
+        layer.exact = exact
     try:
         yield
     finally:
-        for layer, exact in before:
-            layer.exact = exact
+        for layer, own in before:
+            layer.exact = own
 
 
 def _linears(decoder: Decoder) -> Iterator[QuantisedLinear]:

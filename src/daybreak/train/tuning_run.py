@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from daybreak import settings as reading
-from daybreak.engine.quantised_linear import is_quantised, round_weights_alone
+from daybreak.engine.quantised_linear import is_quantised, unrounded
 from daybreak.errors import DaybreakError
 from daybreak.model.dropout import add_dropout
 from daybreak.train import run_folder
@@ -57,7 +57,9 @@ def tune(job: Job[E], settings: TuningSettings, folder: Path, screen: Screen) ->
     """
     if not job.examples:
         raise DaybreakError("there is no example to learn from; name a file that has some")
-    with stop_on_signals() as stop, run_folder.locked(folder):
+    with stop_on_signals() as stop, run_folder.locked(folder), contextlib.ExitStack() as kept:
+        for decoder in decoders_of(job):
+            kept.enter_context(unrounded(decoder))
         return _tune(job, settings, folder, screen, stop)
 
 
@@ -91,7 +93,6 @@ def _prepare(job: Job[E], settings: TuningSettings) -> None:
     decoders = list(decoders_of(job))
     for decoder in decoders:
         check_bits(decoder, settings.lora, settings.device)
-        round_weights_alone(decoder)
     job.modules.to(device_for(settings.device, any(map(is_quantised, decoders))))
     job.dtype = DTYPES[settings.dtype]
     if settings.lora is not None:
