@@ -421,6 +421,7 @@ def test_the_command_shows_what_is_read(tmp_path: Path, capsys: pytest.CaptureFi
             Columns("classification", ("a",), "b"),
             "line 1 has nothing in column 'b'.*columns are a",
         ),
+        ({"a": "x", "b": None}, Columns("classification", ("a",), "b"), "nothing in column 'b'; fill it in"),
         ({"a": "", "b": 1}, Columns("classification", ("a",), "b"), "line 1: a is ''; give a text"),
         ({"a": "x", "b": [1]}, Columns("classification", ("a",), "b"), "the label is .*word or a number"),
         ({"a": "x", "b": float("nan")}, Columns("classification", ("a",), "b"), "the label is nan; give"),

@@ -74,7 +74,8 @@ def read_items(file: Path, columns: Columns) -> list[Item]:
 def _item(row: Mapping[str, Any], columns: Columns, where: str) -> Item:
     for name in columns.every():
         if row.get(name) is None:
-            hint = nearest(name, row) or f"; its columns are {', '.join(map(str, row)) or 'none'}"
+            others = nearest(name, row) or f"; its columns are {', '.join(map(str, row)) or 'none'}"
+            hint = "; fill it in or remove the row" if name in row else others
             raise DaybreakError(f"{where} has nothing in column {name!r}{hint}")
     texts = tuple(_text(row[name], name, where) for name in columns.texts)
     options = _options(row, columns, where)
