@@ -12,6 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import settings as how
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as Library
+from tokenizers import models, normalizers, pre_tokenizers
 
 import daybreak
 from daybreak import settings as reading
@@ -32,6 +34,7 @@ from daybreak.errors import DaybreakError
 from daybreak.language_model import LanguageModel
 from daybreak.objectives.batch import UNSCORED
 from daybreak.text.chat import encode_chat
+from daybreak.text.tokenizer import Tokenizer
 from daybreak.train.tuning_run import TuningOutcome, tune
 from tests.reference import preferences as slow
 from tests.unit.test_chat import CHATML, with_template
@@ -55,6 +58,30 @@ def test_an_answer_is_what_the_model_would_have_to_write() -> None:
     talk = answered(model, ASKED, "Hello")
     whole = model.tokenizer.decode(talk.tokens, skip_special=False)
     assert whole == "User: Hi\n\nAssistant: Hello<|endoftext|>"
+
+
+def with_blanks(kind: str) -> Tokenizer:
+    """A tokenizer that puts a blank before whatever it is given, in the two ways in which Llama's is
+    published."""
+    letters = ["<unk>", "<s>", "</s>", *"\u2581abcdefghijklmnopqrstuvwxyz.\n"]
+    library = Library(
+        models.BPE(vocab={one: place for place, one in enumerate(letters)}, merges=[], unk_token="<unk>")
+    )
+    if kind == "metaspace":
+        library.pre_tokenizer = pre_tokenizers.Metaspace()
+    else:
+        steps = [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+        library.normalizer = normalizers.Sequence(steps)
+    return Tokenizer(library, bos="<s>", eos="</s>", adds_bos=True)
+
+
+@pytest.mark.parametrize("kind", ["metaspace", "normalizer"])
+@pytest.mark.parametrize("answer", [" paris", "paris", "\nparis", "  paris"])
+def test_an_answer_has_the_blanks_that_it_has(kind: str, answer: str) -> None:
+    model = speaking()
+    model.tokenizer = tokenizer = with_blanks(kind)
+    text = answered(model, "the capital is", answer)
+    assert list(text.tokens) == [*tokenizer.encode("the capital is" + answer, bos=True), tokenizer.eos_id]
 
 
 def test_an_answer_in_a_template_is_a_part_of_the_whole() -> None:

@@ -28,6 +28,7 @@ from daybreak.text.answers import Lesson
 from daybreak.train.tuning import means
 from daybreak.train.tuning_run import TuningOutcome, tune
 from tests.unit.test_conversations import TALK
+from tests.unit.test_reward_training import with_blanks
 from tests.unit.tiny_run import Silent, byte_tokenizer, steps
 from tests.unit.tiny_training import VOCABULARY, model_of
 
@@ -177,6 +178,16 @@ def test_a_text_ends_with_the_token_that_ends_texts() -> None:
     eos = model.tokenizer.eos_id  # type: ignore[union-attr]
     ((first, end),) = lesson.answers
     assert list(lesson.tokens[first:end]).count(eos) == 1 and lesson.tokens[end - 1] == eos
+
+
+def test_a_completion_has_the_blanks_that_it_has() -> None:
+    model = base()
+    model.tokenizer = tokenizer = with_blanks("normalizer")
+    rows = [Demonstration((), ("one two", text)) for text in (" three", "three")]
+    found = taught(model, rows, SftData()).lessons
+    for row, lesson in zip(rows, found, strict=True):
+        assert row.text is not None
+        assert list(lesson.tokens) == [*tokenizer.encode("".join(row.text), bos=True), tokenizer.eos_id]
 
 
 def test_no_question_stands_on_both_sides() -> None:

@@ -16,7 +16,7 @@ from daybreak.errors import DaybreakError
 from daybreak.model.decoder import Decoder
 from daybreak.objectives.batch import UNSCORED, Batch
 from daybreak.objectives.preference import answer_log_probs
-from daybreak.text.answers import keep_template, lessons
+from daybreak.text.answers import continued, keep_template, lessons
 from daybreak.text.chat_template import Message
 
 Longer = Literal["refuse", "leave_out"]
@@ -107,7 +107,13 @@ def _before(model: Model, prompt: str) -> list[int]:
 
 def _text(model: Model, prompt: str, answer: str) -> Answered:
     before, end = _before(model, prompt), special_token(model, "eos")
-    ids = model.tokenizer.encode(answer, bos=False, special=False)
+    # What fills a blank is a text of its own; any other answer goes on from its prompt.
+    alone = model.architecture.blanks is not None
+    ids = (
+        model.tokenizer.encode(answer, bos=False, special=False)
+        if alone
+        else continued(model.tokenizer, answer)
+    )
     if end is not None and end < model.architecture.vocabulary:
         ids.append(end)
     return Answered((*before, *ids), len(before))

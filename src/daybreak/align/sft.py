@@ -25,7 +25,7 @@ from daybreak.language_model import LanguageModel
 from daybreak.model.few_bits import numel
 from daybreak.objectives.batch import UNSCORED, Batch
 from daybreak.objectives.summed import scored_loss_sum
-from daybreak.text.answers import Lesson, check_end, keep_template, lessons
+from daybreak.text.answers import Lesson, check_end, continued, keep_template, lessons
 from daybreak.train.tuning import Job, Scored
 
 
@@ -95,7 +95,7 @@ def _lessons(model: LanguageModel, row: Demonstration) -> list[Lesson]:
         before = of_text(model, "the prompt", row.text[0]) or list(prepare(model, "")[0].tokens)
     except DaybreakError as error:
         raise DaybreakError(f"{row.where}: {error}") from None
-    after = [*tokenizer.encode(row.text[1], bos=False, special=False), check_end(tokenizer)]
+    after = [*continued(tokenizer, row.text[1]), check_end(tokenizer)]
     span = (len(before), len(before) + len(after))
     return [Lesson(array("i", before + after), (span,), row.where)]
 

@@ -25,6 +25,7 @@ DEFAULT = (
 )
 """For models that bring no template: a transcript in which the token that ends texts ends each answer."""
 BOS = "{{ bos_token }}"
+BREAK = "\n"
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,24 @@ def check_end(tokenizer: Tokenizer) -> int:
     return tokenizer.eos_id
 
 
+def continued(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The ids of a text behind another one, of which nothing becomes a special token.
+
+    Tokenizers of sentencepiece's kind put a blank before whatever they are given, as if it began a text; what
+    goes on after a prompt would then have a blank too many, or one where it has none. Behind a line break
+    they write the text alone.
+    """
+    alone, mark, behind = (_plain(tokenizer, one) for one in ("x", BREAK, f"{BREAK}x"))
+    if behind[len(mark) :] == alone:  # no such tokenizer
+        return _plain(tokenizer, text)
+    whole = _plain(tokenizer, BREAK + text)
+    return whole[len(mark) :] if whole[: len(mark)] == mark else _plain(tokenizer, text)
+
+
+def _plain(tokenizer: Tokenizer, text: str) -> list[int]:
+    return tokenizer.encode(text, bos=False, special=False)
+
+
 def lessons(tokenizer: Tokenizer, messages: Sequence[Message], where: str = "") -> list[Lesson]:
     """A conversation with each answer to be written, and the token that ends it.
 
@@ -110,4 +129,4 @@ def _answer(
     content = messages[-1]["content"]
     space = " " if source.endswith(DEFAULT) else ""
     last = check_end(tokenizer) if end is None else end
-    return [*tokenizer.encode(space + content, bos=False, special=False), last]
+    return [*continued(tokenizer, space + content), last]
