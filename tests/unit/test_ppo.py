@@ -293,6 +293,13 @@ def test_policy_and_reference_share_weights_with_adapters(made: Path) -> None:
         ({"kl": {"beta": -1}}, "kl.beta is -1"),
         ({"optimizer": {"ema": 1.0}}, "optimizer.ema is 1.0"),
         ({"watch": {"window": 1}}, "watch.window is 1"),
+        ({"optimizer": {"clip": 0}}, "optimizer.clip is 0.*null to clip nothing"),
+        ({"checkpoints": {"every": 0}}, "checkpoints.every is 0; it must be at least 1"),
+        ({"log": {"every": 0}}, "log.every is 0"),
+        ({"samples": {"every": -1}}, "samples.every is -1"),
+        ({"ptx": {"sequences": 0}}, "ptx.sequences is 0"),
+        ({"ptx": {"weight": -1}}, "ptx.weight is -1"),
+        ({"lora": {"rank": -1}}, "lora.rank is -1"),
     ],
 )
 def test_settings_that_make_no_sense(tree: dict[str, Any], said: str, made: Path) -> None:

@@ -371,8 +371,15 @@ def test_settings_that_make_no_sense_are_refused() -> None:
     ):
         with pytest.raises(DaybreakError, match=told):
             reading.build(PreferenceSettings, {"loss": tree})
-    with pytest.raises(DaybreakError, match=r"data.held_out is 1.0"):
-        reading.build(PreferenceSettings, {"data": {"held_out": 1.0}})
+    for more, told in (
+        ({"data": {"held_out": 1.0}}, r"data.held_out is 1.0"),
+        ({"data": {"context": 0}}, r"data.context is 0; it must be at least 2"),
+        ({"kl": {"prompts": -1}}, r"kl.prompts is -1"),
+        ({"kl": {"tokens": 0}}, r"kl.tokens is 0"),
+        ({"optimizer": {"clip": 0}}, r"optimizer.clip is 0.*null to clip nothing"),
+    ):
+        with pytest.raises(DaybreakError, match=told):
+            reading.build(PreferenceSettings, more)
 
 
 def test_the_defaults_are_the_authors_() -> None:

@@ -226,6 +226,12 @@ def test_each_epoch_reads_each_example_once(size: int, batch: int, epochs: float
     assert max(Counter(read).values()) <= math.ceil(epochs)
 
 
+@pytest.mark.parametrize("steps, last", [(1, 5), (3, 5), (4, 2), (5, 5), (9, 5)])
+def test_steps_are_whole_unless_the_epochs_end_there(steps: int, last: int) -> None:
+    course = TuningCourse(settings(epochs=1, steps=steps, batch={"examples": 5}), 17)
+    assert course.steps == steps and course.examples == (steps - 1) * 5 + last
+
+
 def test_orders_differ_by_epoch_and_seed() -> None:
     def order(seed: int, epoch: int) -> list[int]:
         given = settings(seed=seed, epochs=2, batch={"examples": 20})

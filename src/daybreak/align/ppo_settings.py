@@ -94,6 +94,8 @@ class PpoOptimizer:
             raise DaybreakError(f"optimizer.ema is {self.ema}; it must be between 0 and 1")
 
 
+        if self.clip is not None and self.clip <= 0:  # all gradients would become 0
+            raise DaybreakError(f"optimizer.clip is {self.clip}; it must be above 0, or null to clip nothing")
 @dataclass(frozen=True)
 class KlSettings:
     """What leaving the reference costs."""
@@ -127,6 +129,13 @@ class PtxSettings:
 
 
 @dataclass(frozen=True)
+    def __post_init__(self) -> None:
+        for name in ("sequences", "context"):
+            if getattr(self, name) is not None:
+                _at_least(1, "ptx", self, (name,))
+        if self.weight < 0:  # the model would unlearn the text
+            raise DaybreakError(f"ptx.weight is {self.weight}; it must be 0 or more")
+
 class PpoLora:
     """Adapters in place of whole models: policy and reference share their weights, and so do value model and
     reward model, so that PPO holds two models in memory and not four."""
@@ -138,6 +147,9 @@ class PpoLora:
 
 
 @dataclass(frozen=True)
+    def __post_init__(self) -> None:
+        _at_least(0, "lora", self, ("rank",))
+
 class PpoWatchSettings:
     """When the run warns, in words; it goes on."""
 
@@ -171,6 +183,9 @@ class SampleSettings:
 
 
 @dataclass(frozen=True)
+    def __post_init__(self) -> None:
+        _at_least(0, "samples", self, ("every", "prompts"))
+
 class PpoSettings:
     """One run of PPO or, with text to mix in, PPO-ptx."""
 
@@ -207,6 +222,8 @@ class PpoSettings:
         answers, minibatch = self.rollout.answers, self.update.minibatch
         if answers % minibatch:
             raise DaybreakError(
+        _at_least(1, "checkpoints", self.checkpoints, ("every", "keep"))
+        _at_least(1, "log", self.log, ("every",))
                 f"{answers} answers per iteration (rollout.answers) cannot be divided into minibatches of "
                 f"{minibatch} (update.minibatch); let one be a multiple of the other"
             )

@@ -29,6 +29,8 @@ class RankingData:
     def __post_init__(self) -> None:
         if not 0 <= self.held_out < 1:
             raise DaybreakError(f"data.held_out is {self.held_out}; it must be from 0 to below 1")
+        if self.context is not None and self.context < 2:
+            raise DaybreakError(f"data.context is {self.context}; it must be at least 2")
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,11 @@ class KlSettings:
     """Held-out prompts that are answered for it; 0: it is not measured."""
     tokens: int = 64
     """Tokens of such an answer at most."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("prompts", 0), ("tokens", 1)):
+            if getattr(self, name) < least:
+                raise DaybreakError(f"kl.{name} is {getattr(self, name)}; it must be at least {least}")
 
 
 @dataclass(frozen=True)

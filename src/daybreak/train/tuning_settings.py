@@ -108,6 +108,10 @@ class TuningSettings:
             raise DaybreakError(f"epochs is {self.epochs}; it must be above 0")
         if self.optimizer.lr <= 0:
             raise DaybreakError(f"optimizer.lr is {self.optimizer.lr}; it must be above 0")
+        if self.optimizer.clip is not None and self.optimizer.clip <= 0:  # all gradients would become 0
+            raise DaybreakError(
+                f"optimizer.clip is {self.optimizer.clip}; it must be above 0, or null to clip nothing"
+            )
         for name, least, value in (
             ("steps", 1, 1 if self.steps is None else self.steps),
             ("batch.examples", 1, self.batch.examples),

@@ -34,10 +34,9 @@ class TuningCourse:
         self.examples = max(1, round(settings.epochs * size))
         """Examples of the run."""
         self.steps = math.ceil(self.examples / self.batch)
-        if settings.steps is not None:
+        if settings.steps not in (None, self.steps):
             self.steps = settings.steps
-            self.examples = min(self.examples, self.steps * self.batch)
-            self.examples = max(self.examples, (self.steps - 1) * self.batch + 1)
+            self.examples = self.steps * self.batch
         whole = Settings(
             length=f"{self.steps} steps",
             batch=BatchSettings(sequences=self.batch),
