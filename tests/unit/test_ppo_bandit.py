@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import daybreak
-from daybreak.align import ppo
+from daybreak.align import rounds
 from daybreak.align.rollout import Answer
 from daybreak.language_model import LanguageModel
 from daybreak.objectives import policy
@@ -190,7 +190,7 @@ def check(folder: Path, **tree: Any) -> None:
 
 
 def test_the_loop_learns_the_best_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ppo, "write_answers", drawn)
+    monkeypatch.setattr(rounds, "write_answers", drawn)
     check(tmp_path / "run")
 
 

@@ -112,7 +112,7 @@ def session(
 ) -> Session:
     policy = model_of()
     players = Players(policy, judge or table(), RewardModel.of(model_of(1)))
-    return Session(given, players, PROMPTS, folder, Silent(), loader)
+    return Session(given, players, [(one,) for one in PROMPTS], folder, Silent(), loader)
 
 
 def trained(folder: Path, given: PpoSettings, **more: Any) -> tuple[PpoOutcome, Session]:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -17,11 +18,13 @@ from daybreak.align.ppo_figures import PpoWatch, figures_of
 from daybreak.align.ppo_records import PpoRecords
 from daybreak.align.ppo_settings import PpoSettings
 from daybreak.align.ppo_state import PpoState
-from daybreak.align.rollout import write_answers
+from daybreak.align.rollout import Answer
+from daybreak.align.rounds import Ids, converse
 from daybreak.data.loader import Loader
 from daybreak.data.order import draw, permuted
 from daybreak.errors import DaybreakError
 from daybreak.objectives.policy import adapted_beta
+from daybreak.text.tokenizer import Tokenizer
 from daybreak.train.run_status import Ending
 from daybreak.train.stop import Stop
 
@@ -36,7 +39,8 @@ class Ppo:
     how far the run is."""
 
     players: Players
-    prompts: Sequence[Sequence[int]]
+    conversations: Sequence[Ids]
+    """What is asked: of one round, most often."""
     settings: PpoSettings
     state: PpoState
     watch: PpoWatch
@@ -70,14 +74,14 @@ class Ppo:
     def explore(self) -> Experience:
         """The answers of the iteration that comes, judged."""
         settings, number = self.settings, self.state.progress.iteration
-        count, size = settings.rollout.answers, len(self.prompts)
+        count, size = settings.rollout.answers, len(self.conversations)
         places = range(number * count, (number + 1) * count)
         chosen = [
-            self.prompts[permuted(place % size, size, draw("prompts", settings.seed, place // size))]
+            self.conversations[permuted(place % size, size, draw("prompts", settings.seed, place // size))]
             for place in places
         ]
         with self.players.writing() as writer:
-            answers = write_answers(
+            talks = converse(
                 writer,
                 chosen,
                 settings.rollout.max_new_tokens,
@@ -85,6 +89,7 @@ class Ppo:
                 settings.rollout.batch_size,
                 self.players.stop_tokens,
             )
+        answers = [one for talk in talks for one in talk]
         return experienced(self.players, answers, settings, self.state.progress.beta, DTYPES[settings.dtype])
 
     def learn(self, seen: Experience) -> dict[str, Any]:
@@ -95,10 +100,10 @@ class Ppo:
         for epoch in range(settings.update.epochs):
             seed = draw("minibatches", settings.seed, state.progress.iteration, epoch) % 2**63
             order = torch.randperm(len(seen.answers), generator=torch.Generator().manual_seed(seed)).tolist()
-            for first in range(0, len(order), settings.update.minibatch):
-                rows = order[first : first + settings.update.minibatch]
+            for rows in minibatches(order, settings.update.minibatch):
                 dtype = DTYPES[settings.dtype]
-                steps.append(add_gradients(self.players, seen, rows, settings, dtype, self._mixed()))
+                mixed = self._mixed(len(rows))
+                steps.append(add_gradients(self.players, seen, rows, settings, dtype, mixed))
                 norms.append(state.norms())
                 self._check(steps[-1], norms[-1])
                 state.move(norms[-1])
@@ -113,11 +118,11 @@ class Ppo:
         state.advance()
         return figures
 
-    def _mixed(self) -> torch.Tensor | None:
-        """The next minibatch's pretraining text, [sequences, length + 1]."""
+    def _mixed(self, answers: int) -> torch.Tensor | None:
+        """The pretraining text of the next minibatch, which has so many answers: [sequences, length + 1]."""
         if self.loader is None:
             return None
-        count = self.settings.ptx.sequences or PER_ANSWER * self.settings.update.minibatch
+        count = self.settings.ptx.sequences or PER_ANSWER * answers
         first = self.state.progress.mixed
         self.state.progress.mixed += count
         return self.loader.windows(range(first, first + count)).tokens
@@ -150,15 +155,15 @@ class Ppo:
             return
         if iteration % samples.every and iteration not in (1, self.settings.iterations):
             return
-        prompts, room = self.prompts[: samples.prompts], self.settings.rollout.max_new_tokens
+        asked, room = self.conversations[: samples.prompts], self.settings.rollout.max_new_tokens
         ends = self.players.stop_tokens
         with self.players.writing() as writer:
-            own = write_answers(writer, prompts, room, seed=0, stop_tokens=ends)
+            own = converse(writer, asked, room, seed=0, stop_tokens=ends)
         with self.players.as_reference() as reference:
-            others = write_answers(reference, prompts, room, seed=0, stop_tokens=ends)
+            others = converse(reference, asked, room, seed=0, stop_tokens=ends)
         texts = [
-            tuple(tokenizer.decode(list(ids)) for ids in (one.prompt, one.tokens, other.tokens))
-            for one, other in zip(own, others, strict=True)
+            (tokenizer.decode(list(rounds[0])), *(_told(tokenizer, talk, rounds) for talk in both))
+            for rounds, *both in zip(asked, own, others, strict=True)
         ]
         self.records.samples(iteration, texts)
 
@@ -167,3 +172,20 @@ class Ppo:
         self.state.save(self.watch.state())
         if wait:
             self.state.checkpoints.wait()
+
+
+def minibatches(order: Sequence[int], size: int) -> list[Sequence[int]]:
+    """`order` in as few parts of at most `size` as can be, each as long as the others or one longer: what is
+    left over must not make a step of its own, as long as any other, from an answer or two. Conversations of
+    several rounds may end early, so that the number of answers is nobody's choice."""
+    count = -(-len(order) // size)
+    cuts = [len(order) * part // count for part in range(count + 1)]
+    return [order[first:end] for first, end in pairwise(cuts)]
+
+
+def _told(tokenizer: Tokenizer, talk: Sequence[Answer], rounds: Ids) -> str:
+    """What was written; the messages of later rounds stand between it."""
+    parts = [talk[0].tokens]
+    for said, answer in zip(rounds[1:], talk[1:], strict=False):
+        parts += [tuple(said), answer.tokens]
+    return "\n\n".join(tokenizer.decode(list(part)) for part in parts)

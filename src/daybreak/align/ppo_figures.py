@@ -54,6 +54,9 @@ def figures_of(seen: Experience, beta: float, steps: Sequence[Learned]) -> dict[
         "length_quantiles": quantiles(lengths),
         "ended": fmean(float(one.ended) for one in seen.answers),
         "distinct": len(set(answers)) / len(answers),
+        "answers": len(answers),
+        "rounds_cut_off": sum(one.left for one in seen.answers if not one.ended),
+        "rounds_no_room": sum(one.left for one in seen.answers if one.ended),
     }
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from daybreak import settings as reading
-from daybreak.align.encoding import prompt_ids
 from daybreak.align.players import Players
 from daybreak.align.ppo import Ppo
 from daybreak.align.ppo_figures import PpoWatch
@@ -22,9 +21,9 @@ from daybreak.align.ppo_settings import FREE, PpoSettings
 from daybreak.align.ppo_state import PpoState
 from daybreak.align.reward_model import RewardModel, load_reward_model
 from daybreak.align.reward_report import require_accuracy
+from daybreak.align.rounds import Ids, check_room, round_ids
 from daybreak.data.loader import Loader
-from daybreak.data.prompts import read_prompts
-from daybreak.data.rankings import Prompt
+from daybreak.data.prompts import Rounds, read_rounds
 from daybreak.data.token_shards import TokenSet
 from daybreak.engine.quantised_linear import is_quantised
 from daybreak.errors import DaybreakError
@@ -70,11 +69,11 @@ def train_ppo(settings: PpoSettings, folder: Path, screen: Screen) -> PpoOutcome
         before = run_folder.stored_as(PpoSettings, folder)
         changes = {} if before is None else _changes(before, settings, folder)
         policy, reward = _models(settings, screen)
-        prompts = _prompts(policy, settings)
+        asked = _asked(policy, settings)
         loader = _mix(policy, settings)
         players = Players.of(policy, reward, settings.lora, settings.seed)
-        players.stop_tokens = stop_tokens(policy, [prompt for prompt, _ in prompts])
-        session = Session(settings, players, [ids for _, ids in prompts], folder, screen, loader)
+        players.stop_tokens = stop_tokens(policy, [rounds for rounds, _ in asked])
+        session = Session(settings, players, [ids for _, ids in asked], folder, screen, loader)
         return session.run(stop, changes)
 
 
@@ -85,7 +84,7 @@ class Session:
         self,
         settings: PpoSettings,
         players: Players,
-        prompts: Sequence[Sequence[int]],
+        conversations: Sequence[Ids],
         folder: Path,
         screen: Screen,
         loader: Loader | None = None,
@@ -94,8 +93,8 @@ class Session:
         folder.mkdir(parents=True, exist_ok=True)
         records = PpoRecords(folder, settings, screen)
         state = PpoState(players.modules, settings, folder, records.note)
-        state.data = _fingerprint(players, prompts, loader)
-        self.ppo = Ppo(players, prompts, settings, state, PpoWatch(settings.watch), records, loader)
+        state.data = _fingerprint(players, conversations, loader)
+        self.ppo = Ppo(players, conversations, settings, state, PpoWatch(settings.watch), records, loader)
 
     def run(self, stop: Stop, changes: Mapping[str, tuple[Any, Any]] | None = None) -> PpoOutcome:
         """From the newest checkpoint to the end, or to where it is stopped."""
@@ -123,10 +122,10 @@ class Session:
         return PpoOutcome(self.folder, ending, signal, done, settings.iterations, told, left)
 
 
-def stop_tokens(policy: LanguageModel, prompts: Sequence[Prompt]) -> tuple[int, ...]:
+def stop_tokens(policy: LanguageModel, asked: Sequence[Rounds]) -> tuple[int, ...]:
     """The mark behind a turn, where prompts are messages and the template has one."""
     template = None if policy.tokenizer is None else own_template(policy.tokenizer)
-    if template is None or all(isinstance(prompt, str) for prompt in prompts):
+    if template is None or all(isinstance(rounds[0], str) for rounds in asked):
         return ()
     assert policy.tokenizer is not None
     end = turn_end(policy.tokenizer, template)
@@ -180,20 +179,19 @@ def _models(settings: PpoSettings, screen: Screen) -> tuple[LanguageModel, Rewar
     return policy, reward
 
 
-def _prompts(policy: LanguageModel, settings: PpoSettings) -> list[tuple[Prompt, list[int]]]:
-    """With their token ids. Raises `DaybreakError` for the first that leaves no room for an answer."""
+def _asked(policy: LanguageModel, settings: PpoSettings) -> list[tuple[Rounds, Ids]]:
+    """What is to be answered, in words and as token ids. Raises `DaybreakError`, which names the row, for the
+    first that the policy cannot read or that leaves no room for an answer."""
     if settings.prompts is None:
         raise DaybreakError('no prompts are named; give a file with rows of {"prompt": ...}')
-    found, context = [], policy.architecture.context
-    for where, prompt in read_prompts(settings.prompts):
-        ids = prompt_ids(policy, prompt)
-        if len(ids) + settings.rollout.max_new_tokens > context:
-            raise DaybreakError(
-                f"{where}: the prompt has {len(ids)} tokens, and with an answer of "
-                f"{settings.rollout.max_new_tokens} (rollout.max_new_tokens) it would not fit the model's "
-                f"context of {context}; shorten or leave it out, or set rollout.max_new_tokens lower"
-            )
-        found.append((prompt, ids))
+    found = []
+    for where, rounds in read_rounds(settings.prompts):
+        try:
+            ids = round_ids(policy, rounds)
+            check_room(ids, settings.rollout.max_new_tokens, policy.architecture.context)
+        except DaybreakError as error:
+            raise DaybreakError(f"{where}: {error}") from None
+        found.append((rounds, ids))
     return found
 
 
@@ -230,10 +228,11 @@ def _changes(before: PpoSettings, given: PpoSettings, folder: Path) -> dict[str,
     return changes
 
 
-def _fingerprint(players: Players, prompts: Sequence[Sequence[int]], loader: Loader | None) -> str:
+def _fingerprint(players: Players, conversations: Sequence[Ids], loader: Loader | None) -> str:
     """Of what a run reads and of what it starts from."""
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(json.dumps([list(ids) for ids in prompts]).encode())
+    read = [[list(ids) for ids in rounds] for rounds in conversations]
+    digest.update(json.dumps([ids[0] if len(ids) == 1 else ids for ids in read]).encode())
     digest.update((loader.fingerprint if loader else "").encode())
     for name, one in sorted(players.modules.state_dict().items()):
         digest.update(f"{name} {tuple(one.shape)} {one.double().sum().item()!r}".encode())
@@ -248,11 +247,14 @@ def _facts(ppo: Ppo) -> dict[str, Any]:
 def _about(ppo: Ppo) -> dict[str, str]:
     settings = ppo.settings
     mixed = "none" if ppo.loader is None else f"{settings.mix}, weight {settings.ptx.weight:g}"
+    most = max(map(len, ppo.conversations))
+    answers = "answers" if most == 1 else f"conversations of up to {most} answers"
+    more = "" if most == 1 else " or more"
     return {
         "policy and reference": settings.model or "given",
         "reward model": settings.reward or "given",
-        "prompts": f"{len(ppo.prompts):,} ({settings.prompts})",
+        "prompts": f"{len(ppo.conversations):,} ({settings.prompts})",
         "text mixed in": mixed,
-        "one iteration": f"{settings.rollout.answers} answers, "
-        f"{settings.update.epochs * settings.rollout.answers // settings.update.minibatch} steps",
+        "one iteration": f"{settings.rollout.answers} {answers}, "
+        f"{settings.update.epochs * settings.rollout.answers // settings.update.minibatch} steps{more}",
     }

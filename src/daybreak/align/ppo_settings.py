@@ -15,7 +15,8 @@ class RolloutSettings:
     """The answers that the policy writes to learn from, at temperature 1."""
 
     answers: int = 512
-    """Answers of an iteration (InstructGPT, appendix C.4: 512)."""
+    """Prompts that are answered in an iteration (InstructGPT, appendix C.4: 512). Conversations of several
+    rounds have an answer for each round."""
     max_new_tokens: int = 128
     """Tokens of an answer at most, the end token included."""
     no_end: float | None = -1.0
@@ -33,7 +34,8 @@ class UpdateSettings:
     """What is learned from them."""
 
     minibatch: int = 64
-    """Answers of a step (InstructGPT: 64, so that an iteration has 8 steps)."""
+    """Answers of a step (InstructGPT: 64, so that an iteration has 8 steps). Where conversations have several
+    rounds, their answers are divided evenly into steps of so many at most."""
     micro: int = 8
     """Answers that are read at once; gradients are summed until the minibatch is read."""
     epochs: int = 1
@@ -92,10 +94,10 @@ class PpoOptimizer:
             raise DaybreakError(f"optimizer.warmup_from is {self.warmup_from}; it must be above 0, at most 1")
         if self.ema is not None and not 0 < self.ema < 1:
             raise DaybreakError(f"optimizer.ema is {self.ema}; it must be between 0 and 1")
-
-
         if self.clip is not None and self.clip <= 0:  # all gradients would become 0
             raise DaybreakError(f"optimizer.clip is {self.clip}; it must be above 0, or null to clip nothing")
+
+
 @dataclass(frozen=True)
 class KlSettings:
     """What leaving the reference costs."""
@@ -127,8 +129,6 @@ class PtxSettings:
     context: int | None = None
     """Tokens of a sequence; null: as the recipe of the data says, and the model takes."""
 
-
-@dataclass(frozen=True)
     def __post_init__(self) -> None:
         for name in ("sequences", "context"):
             if getattr(self, name) is not None:
@@ -136,6 +136,8 @@ class PtxSettings:
         if self.weight < 0:  # the model would unlearn the text
             raise DaybreakError(f"ptx.weight is {self.weight}; it must be 0 or more")
 
+
+@dataclass(frozen=True)
 class PpoLora:
     """Adapters in place of whole models: policy and reference share their weights, and so do value model and
     reward model, so that PPO holds two models in memory and not four."""
@@ -145,11 +147,11 @@ class PpoLora:
     alpha: float = 32.0
     """Scale of what adapters add, divided by their rank."""
 
-
-@dataclass(frozen=True)
     def __post_init__(self) -> None:
         _at_least(0, "lora", self, ("rank",))
 
+
+@dataclass(frozen=True)
 class PpoWatchSettings:
     """When the run warns, in words; it goes on."""
 
@@ -181,24 +183,25 @@ class SampleSettings:
     prompts: int = 4
     """The first so many of the file."""
 
-
-@dataclass(frozen=True)
     def __post_init__(self) -> None:
         _at_least(0, "samples", self, ("every", "prompts"))
 
+
+@dataclass(frozen=True)
 class PpoSettings:
     """One run of PPO or, with text to mix in, PPO-ptx."""
 
     model: str = ""
     """The policy to start from, which is also the reference: a folder, or a name."""
     prompts: Path | None = None
-    """What is to be answered: a file of JSON lines, CSV or parquet with a column `prompt` or `messages`."""
+    """What is to be answered: a file of JSON lines, CSV or parquet with a column `prompt` or `messages`, of
+    which the assistant's may be null: the policy writes them, and goes on."""
     reward: str = ""
     """A folder that `daybreak align reward` wrote."""
     mix: Path | None = None
     """Token shards to mix in (PPO-ptx), which `daybreak data build` wrote; null: plain PPO."""
     episodes: int = 256_000
-    """Answers of the whole run (InstructGPT: 256,000)."""
+    """Prompts that are answered in the whole run (InstructGPT: 256,000)."""
     seed: int = 0
     """Of the order of the prompts and of the answers that are drawn."""
     least_accuracy: float | None = 0.6
@@ -219,11 +222,11 @@ class PpoSettings:
     log: LogSettings = field(default_factory=lambda: LogSettings(every=1, tensorboard=False))
 
     def __post_init__(self) -> None:
+        _at_least(1, "checkpoints", self.checkpoints, ("every", "keep"))
+        _at_least(1, "log", self.log, ("every",))
         answers, minibatch = self.rollout.answers, self.update.minibatch
         if answers % minibatch:
             raise DaybreakError(
-        _at_least(1, "checkpoints", self.checkpoints, ("every", "keep"))
-        _at_least(1, "log", self.log, ("every",))
                 f"{answers} answers per iteration (rollout.answers) cannot be divided into minibatches of "
                 f"{minibatch} (update.minibatch); let one be a multiple of the other"
             )

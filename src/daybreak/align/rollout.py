@@ -31,6 +31,8 @@ class Answer:
     """At least one; the end token included."""
     ended: bool
     """By an end token; else it was cut off."""
+    left: int = 0
+    """Rounds of its conversation that would have followed, had it ended and there been room."""
 
     @property
     def whole(self) -> tuple[int, ...]:

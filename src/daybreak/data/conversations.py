@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from daybreak.data.open_turns import refuse_open
 from daybreak.data.rows import rows
 from daybreak.errors import DaybreakError, nearest
 from daybreak.text.chat import checked
@@ -137,6 +138,7 @@ def _talk(given: Any, where: str) -> tuple[Message, ...]:
     """The messages up to the last answer: what stands behind it teaches nothing."""
     if not _is_list(given):
         raise DaybreakError(f"{where} has {_shown(given)} where a list of messages is expected")
+    refuse_open(given, where)
     try:
         found = checked(list(given))
     except DaybreakError as error:

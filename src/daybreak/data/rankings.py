@@ -25,6 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from daybreak.data.open_turns import refuse_open
 from daybreak.data.order import draw
 from daybreak.data.rows import rows
 from daybreak.errors import DaybreakError
@@ -240,8 +241,13 @@ def _holds(talk: tuple[Message, ...], part: tuple[Message, ...]) -> bool:
 
 def prompt_in(row: Mapping[str, Any], where: str) -> Prompt:
     """What a row asks, under `prompt` or else `messages`. Raises `DaybreakError`, as `prompt_of` does."""
+    return prompt_of(asked_in(row), where)
+
+
+def asked_in(row: Mapping[str, Any]) -> Any:
+    """The same as it stands there; None: nothing does."""
     named = [row[name] for name in ("prompt", "messages") if row.get(name) is not None]
-    return prompt_of(named[0] if named else None, where)
+    return named[0] if named else None
 
 
 def prompt_of(given: Any, where: str) -> Prompt:
@@ -264,6 +270,7 @@ def prompt_of(given: Any, where: str) -> Prompt:
 def _messages(given: Any, where: str) -> tuple[Message, ...]:
     if not _is_list(given):
         raise DaybreakError(f"{where} has {_shown(given)} where a text or a list of messages is expected")
+    refuse_open(given, where)
     try:
         return tuple(checked(list(given)))
     except DaybreakError as error:
