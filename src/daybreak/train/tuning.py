@@ -86,7 +86,8 @@ class Job(ABC, Generic[E]):
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """Write what a user leaves with: an ordinary model folder."""
+        """Write what a user leaves with: an ordinary model folder. Not asked where an adapter is all that is
+        left (see `daybreak.train.tuning_result`)."""
 
     def parts(self, examples: Sequence[E], micro: int) -> Iterable[Any]:
         """A step's examples in parts that are read at once: here lists of at most `micro` of them."""
