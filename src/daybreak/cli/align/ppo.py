@@ -24,7 +24,8 @@ def ppo(
         typer.Argument(help="The policy to start from, tuned on demonstrations: a folder or name."),
     ] = None,
     prompts: Annotated[
-        Path | None, typer.Argument(help="What is to be answered: rows with prompt or messages.")
+        Path | None,
+        typer.Argument(help="What is to be answered: rows with prompt or messages, null turns too."),
     ] = None,
     reward: Annotated[
         Path | None, typer.Option(help="A reward model that `daybreak align reward` wrote.")
