@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from array import array
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,18 @@ def test_rows_hold_every_lesson_once_and_are_no_longer_than_the_longest(lengths:
     rows = packed(lessons)
     assert sorted(map(id, (one for row in rows for one in row))) == sorted(map(id, lessons))
     assert all(sum(len(one.tokens) for one in row) <= max(lengths) for row in rows)
+    for place, row in enumerate(rows):  # none would have fitted into an earlier row, as it was then
+        for one in row:
+            longer = [[len(b.tokens) for b in before if len(b.tokens) >= len(one.tokens)] for before in rows]
+            assert all(sum(longer[earlier]) + len(one.tokens) > max(lengths) for earlier in range(place))
+
+
+def test_many_lessons_are_packed_at_once() -> None:
+    """Those held out stand in one part."""
+    lessons = [Lesson(array("i", range(length)), ((1, 2),)) for length in (3, 4)] * 10_000
+    began = time.process_time()
+    assert len(packed(lessons)) == 20_000
+    assert time.process_time() - began < 2
 
 
 @given(some.lists(some.integers(2, 12), min_size=1, max_size=6), some.booleans())

@@ -167,17 +167,34 @@ def packed(examples: Sequence[Lesson]) -> list[list[Lesson]]:
     longest first (first fit decreasing, which needs at most 11/9 of the fewest rows possible)."""
     ordered = _longest_first(examples)
     rows: list[list[Lesson]] = []
-    room: list[int] = []
+    room = _Room(len(ordered), max((len(one.tokens) for one in ordered), default=0))
     for one in ordered:
-        length = len(one.tokens)
-        place = next((place for place, left in enumerate(room) if left >= length), None)
-        if place is None:
-            rows.append([one])
-            room.append(len(ordered[0].tokens) - length)
-        else:
-            rows[place].append(one)
-            room[place] -= length
+        place = room.take(len(one.tokens))
+        if place == len(rows):
+            rows.append([])
+        rows[place].append(one)
     return rows
+
+
+class _Room:
+    """What is left of each row, as a tree of maxima: held-out lessons by the ten thousand are packed at once,
+    and asking row after row would take minutes."""
+
+    def __init__(self, rows: int, length: int) -> None:
+        self._leaves = 1 << max(0, rows - 1).bit_length()
+        self._most = [length] * (2 * self._leaves)  # the children of node n are 2 n and 2 n + 1
+
+    def take(self, length: int) -> int:
+        """Take so much of the first row that has it; which one that is."""
+        node = 1
+        while node < self._leaves:
+            node = 2 * node + (self._most[2 * node] < length)
+        found = node - self._leaves
+        self._most[node] -= length
+        while node > 1:
+            node //= 2
+            self._most[node] = max(self._most[2 * node], self._most[2 * node + 1])
+        return found
 
 
 def batch_of(model: LanguageModel, rows: Sequence[Sequence[Lesson]]) -> Batch:
