@@ -34,6 +34,7 @@ from daybreak.quickstart.text import Text, read_text
 from daybreak.quickstart.tied_start import TiedTables, count_targets, fit_tied, has_place
 from daybreak.train.compiled import compiled
 from daybreak.train.precision import Loss, faster_dtype, in_dtype, products
+from daybreak.train.repeatable import repeatable
 from daybreak.train.stop import Stop, stop_on_signals
 
 RATES = Rates()
@@ -63,7 +64,7 @@ def quickstart(settings: Settings, target: Path, watch: Watch, clock: Clock, for
     something else, and where there is no source to learn from.
     """
     run_folder.check_target(target, force)
-    with stop_on_signals() as stop, run_folder.new_folder(target) as folder:
+    with stop_on_signals() as stop, run_folder.new_folder(target) as folder, repeatable(settings.compiling):
         run = _Run(settings, watch, clock, stop, folder)
         with ThreadPoolExecutor(1) as helper:
             # One core reads, counts and compresses the text while the other compiles.

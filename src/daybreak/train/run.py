@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from daybreak.train.export import export
 from daybreak.train.optimizers import optimizers
 from daybreak.train.precision import Loss, faster_dtype, in_dtype
 from daybreak.train.records import Records, Screen
+from daybreak.train.repeatable import repeatable
 from daybreak.train.session import Ending, Progress, Session
 from daybreak.train.settings import CheckpointSettings, Settings
 from daybreak.train.step import batches, share, shrink_embedding_gradient
@@ -79,8 +79,14 @@ def opened(settings: Settings, split: str = "training", verify: bool = False) ->
 def _train(given: Settings, folder: Path, here: World, stop: Stop, screen: Screen) -> Outcome:
     before = run_folder.stored(folder)
     settings = run_folder.settled(given, before, lambda: _fast_dtype(here))
+    with repeatable(settings.deterministic and (settings.precision.compile or here.device.type != "cpu")):
+        return _trained(settings, before, folder, here, stop, screen)
+
+
+def _trained(
+    settings: Settings, before: Settings | None, folder: Path, here: World, stop: Stop, screen: Screen
+) -> Outcome:
     changes = {} if before is None else run_folder.continued(before, settings, folder)
-    _determine(settings, here)
     if before is None and settings.data.verify and here.main:
         screen.phase("checking the data")
         opened(settings, verify=True), opened(settings, "validation", verify=True)
@@ -233,10 +239,3 @@ def _evaluation(settings: Settings, context: int, here: World, records: Records)
 
 def _average(decoder: Decoder) -> dict[str, Tensor]:
     return {name: one.detach().clone() for name, one in decoder.named_parameters()}
-
-
-def _determine(settings: Settings, here: World) -> None:
-    """On the CPU everything is repeatable as it is; on GPUs this takes the slower ways that are."""
-    if settings.deterministic and here.device.type != "cpu":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
