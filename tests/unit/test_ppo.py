@@ -353,6 +353,14 @@ def test_a_reward_model_of_other_words(made: Path, tmp_path: Path) -> None:
     refused(made, tmp_path, "another tokenizer", reward=str(tmp_path / "other"), least_accuracy=None)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox"])  # the latter has no table that ends
+def test_a_reward_model_of_a_shorter_context(family: str, made: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {} if family == "gpt2" else {"positions": Rotary(8)}
+    RewardModel.of(speaking(family, context=16, **changes)).save(tmp_path / "reward")
+    said = "prompts and answers come to 29 tokens, and the reward model .* reads 16"
+    refused(made, tmp_path, said, reward=str(tmp_path / "reward"), least_accuracy=None)
+
+
 def test_a_reward_model_that_is_hardly_better_than_chance(made: Path, tmp_path: Path) -> None:
     refused(made, tmp_path, "right about 80.0% of held-out pairs, and 90.0%", least_accuracy=0.9)
     report = made / "reward" / "reward.json"
@@ -446,6 +454,19 @@ def test_answers_in_a_conversation_end_with_their_turn(made: Path, tmp_path: Pat
     train_ppo(given, tmp_path / "run", Silent())
     lines = [line for line in figures(tmp_path / "run") if "loss" in line]
     assert [(line["ended"], line["length"]) for line in lines] == [(1.0, 1.0)] * 4
+
+
+def test_a_reward_model_of_another_template_is_refused(made: Path, tmp_path: Path) -> None:
+    for name, template in (("model", TEMPLATE), ("reward", TEMPLATE.replace("content", "content + '!'"))):
+        model = speaking(vocabulary=260)
+        model.tokenizer = byte_tokenizer(("<|user|>", "<|assistant|>", "<|end|>"))
+        model.tokenizer.files["chat_template.jinja"] = template.encode()
+        (model if name == "model" else RewardModel.of(model)).save(tmp_path / name)
+    row = {"messages": [{"role": "user", "content": "Hello"}]}
+    (tmp_path / "prompts.jsonl").write_text(json.dumps(row) + "\n")
+    folders = {name: str(tmp_path / name) for name in ("model", "reward")}
+    prompts = str(tmp_path / "prompts.jsonl")
+    refused(made, tmp_path, "another chat template", prompts=prompts, least_accuracy=None, **folders)
 
 
 # On the command line

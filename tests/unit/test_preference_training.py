@@ -260,6 +260,19 @@ def test_the_divergence_is_the_mean_over_the_policy_s_own_answers() -> None:
     assert abs(itself.k1) < 1e-4 and 0 <= itself.k3 < 1e-6
 
 
+def test_an_answer_that_fills_the_context_is_read() -> None:
+    """Its last token may stand one place behind the table of positions, as nothing is read there."""
+    model = louder(speaking(), 4)
+    found = sampling.write(model, ["x" * 95, "ab"], Sampling(max_new_tokens=64, temperature=1.0, seed=0))
+    assert len(found[0].text.tokens) == 97
+    assert abs(sampling.kl(found, model.decoder).k1) < 1e-3
+    with torch.no_grad():
+        table = model.logits(torch.tensor([found[0].text.tokens[:-1]]))[0].log_softmax(-1)
+    places = range(95, 97)
+    wanted = sum(table[place - 1, found[0].text.tokens[place]].item() for place in places)
+    assert log_probs(model.decoder, [one.text for one in found])[0].item() == pytest.approx(wanted, abs=1e-3)
+
+
 def test_both_estimates_are_of_the_same_divergence() -> None:
     """On one token everything can be summed: the estimates over many samples come near it."""
     policy, reference = louder(speaking(), 6), louder(speaking(seed=1), 6)

@@ -167,12 +167,14 @@ def all_compared(
 
 
 def batch_of(decoder: Decoder, texts: Sequence[Answered]) -> Batch:
-    """The texts beside each other, [rows, length], with the tokens of the answers for targets."""
-    longest = max(len(text.tokens) for text in texts)
+    """The texts beside each other, [rows, length], with the tokens of the answers for targets. Each text's
+    last token is not read, as nothing follows it: an answer that fills the context may end one token behind.
+    """
+    longest = max(1, *(len(text.tokens) - 1 for text in texts))
     tokens = torch.zeros(len(texts), longest, dtype=torch.int64)
     targets = torch.full((len(texts), longest), UNSCORED)
     for row, text in enumerate(texts):
-        tokens[row, : len(text.tokens)] = torch.tensor(text.tokens)
+        tokens[row, : len(text.tokens) - 1] = torch.tensor(text.tokens[:-1])
         targets[row, text.prompt - 1 : len(text.tokens) - 1] = torch.tensor(text.answer)
     device = decoder.tokens.weight.device
     # Padding on the right is seen by nobody before it, and has no targets: causality is all the mask needed.

@@ -70,6 +70,7 @@ def train_ppo(settings: PpoSettings, folder: Path, screen: Screen) -> PpoOutcome
         changes = {} if before is None else _changes(before, settings, folder)
         policy, reward = _models(settings, screen)
         asked = _asked(policy, settings)
+        check_reward(policy, reward, asked, settings)
         loader = _mix(policy, settings)
         players = Players.of(policy, reward, settings.lora, settings.seed)
         players.stop_tokens = stop_tokens(policy, [rounds for rounds, _ in asked])
@@ -144,6 +145,28 @@ def check_tokens(policy: LanguageModel, reward: RewardModel, name: str) -> None:
         raise DaybreakError(
             f"the reward model {name} has another tokenizer than the policy, so it would read other words "
             "than were written; train it from the policy's own start"
+        )
+
+
+def check_reward(
+    policy: LanguageModel, reward: RewardModel, asked: Sequence[tuple[Rounds, Ids]], settings: PpoSettings
+) -> None:
+    """Raises `DaybreakError` where the reward model would meet what it has not learned: texts beyond its
+    context, or conversations in another form."""
+    answer, context = settings.rollout.max_new_tokens, policy.architecture.context
+    longest = max(len(ids[0]) + answer if len(ids) == 1 else context for _, ids in asked)
+    if longest > reward.architecture.context:
+        raise DaybreakError(
+            f"prompts and answers come to {longest} tokens, and the reward model {settings.reward} reads "
+            f"{reward.architecture.context}; leave long prompts out, set rollout.max_new_tokens lower, or "
+            "train the reward model from the policy's own start"
+        )
+    assert policy.tokenizer is not None and reward.tokenizer is not None
+    own, other = (own_template(one) for one in (policy.tokenizer, reward.tokenizer))
+    if own != other and None not in (own, other) and not all(isinstance(one[0], str) for one, _ in asked):
+        raise DaybreakError(
+            f"the reward model {settings.reward} has another chat template than the policy, so it would read "
+            "conversations in a form that it has not learned; train it from the policy's own start"
         )
 
 
