@@ -63,9 +63,11 @@ def test_the_best_of_several_answers_is_kept(folder: Path, capsys: pytest.Captur
     assert all(row["reward"] == max(row["rewards"]) and len(row["rewards"]) == 3 for row in rows)
     assert "at most 0.432 nats" in err
     status, out, _ = called(
-        capsys, *common, "-n", "2", "--max-new-tokens", "4", "--out", folder / "best.jsonl"
+        capsys, *common, "-n", "2", "--max-new-tokens", "4", "--out", folder / "new" / "best.jsonl"
     )
-    assert status == 0 and out == "" and len((folder / "best.jsonl").read_text().splitlines()) == 60
+    assert status == 0 and out == "" and len((folder / "new" / "best.jsonl").read_text().splitlines()) == 60
+    status, _, err = called(capsys, *common, "--out", folder)
+    assert status == 2 and "is a folder; name a file with --out" in err and "answers written" not in err
 
 
 def test_models_are_compared(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ import typer
 
 from daybreak.cli import writing
 from daybreak.cli.options import BatchSize, Device, Model, Revision
+from daybreak.errors import DaybreakError
 
 if TYPE_CHECKING:
     from daybreak.align.judging import Best
@@ -42,6 +43,10 @@ def best_of(
     from daybreak.data.prompts import read_prompts
     from daybreak.engine.settings import Sampling
 
+    if out is not None:  # said, or made, before hours of writing and not after
+        if out.is_dir():
+            raise DaybreakError(f"{out} is a folder; name a file with --out")
+        out.parent.mkdir(parents=True, exist_ok=True)
     how = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, n=n, seed=seed)
     asked = [prompt for _, prompt in read_prompts(prompts)]
     scorer = scorer_of(load_reward_model(reward, device))
