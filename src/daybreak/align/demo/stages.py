@@ -159,6 +159,7 @@ class Stages:
             ({"prompt": one.prompt, "completion": one.answer} for one in made.demonstrations),
         )
         write_rows(self.folder / "prompts.jsonl", ({"prompt": prompt} for prompt in made.asked))
+        write_rows(self.folder / "held_out.jsonl", ({"prompt": one.prompt} for one in made.held_out))
         if not (self.folder / "mix" / "manifest.json").is_file():
             assert base.tokenizer is not None
             write_shards(self.folder / "mix", self.texts, base.tokenizer, base.architecture.context)
