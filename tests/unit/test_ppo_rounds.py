@@ -308,3 +308,19 @@ def test_what_cannot_be_a_conversation_is_said_before_anything_is_trained(made: 
     refused(
         made, tmp_path, talk, "line 2: a conversation of several rounds needs", model=str(tmp_path / "silent")
     )
+
+
+def test_a_reward_model_must_be_able_to_read_the_longest_conversation(made: Path, tmp_path: Path) -> None:
+    """And no longer a one than there can be."""
+    talk = [said("one"), {"role": "assistant", "content": None}, said("two")]
+    file = tmp_path / "prompts.jsonl"
+    file.write_text(json.dumps({"messages": talk}) + "\n")
+    longest = sum(map(len, round_ids(talker(), asked("one", "two")))) + 2 * 6
+    for context in (longest, longest - 1):
+        RewardModel.of(talker(seed=1, context=context)).save(tmp_path / f"{context}")
+    chosen = {"prompts": str(file), "episodes": 8}
+    fits = given_settings(made, reward=str(tmp_path / f"{longest}"), **chosen)
+    assert train_ppo(fits, tmp_path / "run", Silent()).ending == "finished"
+    short = given_settings(made, reward=str(tmp_path / f"{longest - 1}"), **chosen)
+    with pytest.raises(DaybreakError, match=f"come to {longest} tokens, .* reads {longest - 1};"):
+        train_ppo(short, tmp_path / "short", Silent())

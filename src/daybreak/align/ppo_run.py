@@ -154,7 +154,7 @@ def check_reward(
     """Raises `DaybreakError` where the reward model would meet what it has not learned: texts beyond its
     context, or conversations in another form."""
     answer, context = settings.rollout.max_new_tokens, policy.architecture.context
-    longest = max(len(ids[0]) + answer if len(ids) == 1 else context for _, ids in asked)
+    longest = max(min(sum(map(len, ids)) + answer * len(ids), context) for _, ids in asked)
     if longest > reward.architecture.context:
         raise DaybreakError(
             f"prompts and answers come to {longest} tokens, and the reward model {settings.reward} reads "
