@@ -18,7 +18,7 @@ def picture(rows: Sequence[Row], file: Path) -> None:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     axes.axhline(0.5, color="#bbbbbb", linewidth=0.8)
-    for row in rows:
+    for number, row in enumerate(sorted(rows, key=lambda row: row.kl)):
         colour = BOUND if row.kl_is_bound else COLOUR
         reach = [[row.win_rate - row.low], [row.high - row.win_rate]]
         axes.errorbar(
@@ -31,7 +31,8 @@ def picture(rows: Sequence[Row], file: Path) -> None:
             linewidth=1,
             capsize=3,
         )
-        axes.annotate(row.name, (row.kl, row.win_rate), xytext=(7, 5), textcoords="offset points", fontsize=9)
+        beside = (7, -13 if number % 2 else 5)  # so that the names of neighbours do not meet
+        axes.annotate(row.name, (row.kl, row.win_rate), xytext=beside, textcoords="offset points", fontsize=9)
     axes.scatter([0.0], [0.5], marker="x", color="#333333")
     axes.annotate("reference", (0.0, 0.5), xytext=(7, -12), textcoords="offset points", fontsize=9)
     axes.set(
