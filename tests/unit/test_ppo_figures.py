@@ -39,6 +39,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"length": 60.0, "score": 1.0},
         r"from 0\.10 to 0\.\d\d while answers grew from 40 to 5\d tokens",
     ),
+    "falling": (
+        {"score": -0.4},
+        r"fell from 0\.10 to -0\.\d\d in 10 .* raise update.minibatch, or lower",
+    ),
     "entropy": ({"entropy": 0.2}, "entropy fell from 2.00 to 0.20"),
     "clipped": ({"clipped": 0.6}, "60% of the tokens are clipped"),
 }
@@ -72,6 +76,12 @@ def test_what_goes_wrong_is_said(kind: str) -> None:
 def test_longer_answers_or_higher_scores_alone_are_no_cause() -> None:
     assert not watched((12, {}), (12, {"length": 60.0}))
     assert not watched((12, {}), (12, {"score": 1.0}))
+
+
+def test_text_that_is_mixed_in_may_be_why_the_score_falls() -> None:
+    told = watched((12, {"mixed_loss": 2.0}), (12, {"mixed_loss": 2.0, "score": -0.4}))
+    assert set(told) == {"falling"} and "mixed in; lower ptx.weight, or lower" in told["falling"][1]
+    assert not watched((12, {}), (12, {"score": -0.1}))
 
 
 def test_a_warning_comes_again_after_a_while_and_not_at_once() -> None:

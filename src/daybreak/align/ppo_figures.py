@@ -20,6 +20,8 @@ GROWN = 1.25
 """Answers so many times as long as before have grown..."""
 RISEN = 0.5
 """...and a score that has risen by so many of its standard deviations may have risen with them."""
+FALLEN = 0.25
+"""A score that has fallen by so many of its standard deviations has not done so by chance."""
 
 Figures = Mapping[str, Any]
 
@@ -150,10 +152,9 @@ class PpoWatch:
         )
 
     def _length(self, figures: Figures) -> str | None:
-        window = self._settings.window
-        if len(self._recent) < 2 * window:
+        if len(self._recent) < 2 * self._settings.window:
             return None
-        old, new = self._recent[:window], self._recent[window:]
+        old, new = self._halves()
         length, score = ([fmean(one[name] for one in part) for part in (old, new)] for name in GROWING)
         deviation = fmean(one["score_deviation"] for one in old)
         if length[1] < GROWN * length[0] or score[1] - score[0] < RISEN * deviation or not deviation:
@@ -163,6 +164,26 @@ class PpoWatch:
             f"{length[0]:.0f} to {length[1]:.0f} tokens: the reward model may like length "
             "itself; read the samples, and compare answers of equal length"
         )
+
+    def _falling(self, figures: Figures) -> str | None:
+        window = self._settings.window
+        if len(self._recent) < 2 * window:
+            return None
+        old, new = (fmean(one["score"] for one in part) for part in self._halves())
+        deviation = fmean(one["score_deviation"] for one in self._halves()[0])
+        if old - new < FALLEN * deviation or not deviation:
+            return None
+        cause, remedy = "else than its reward", "raise update.minibatch"
+        if figures.get("mixed_loss") is not None:
+            cause, remedy = "else, perhaps the text that is mixed in", "lower ptx.weight"
+        return (
+            f"the score fell from {old:.2f} to {new:.2f} in {window} iterations: the policy learns something "
+            f"{cause}; {remedy}, or lower optimizer.lr"
+        )
+
+    def _halves(self) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
+        """What is remembered: an older window, and the last one."""
+        return self._recent[: self._settings.window], self._recent[self._settings.window :]
 
     def _entropy(self, figures: Figures) -> str | None:
         first = self._first["entropy"]
@@ -191,6 +212,7 @@ WARNINGS = {
     "cut_off": PpoWatch._cut_off,
     "values": PpoWatch._values,
     "length": PpoWatch._length,
+    "falling": PpoWatch._falling,
     "entropy": PpoWatch._entropy,
     "clipped": PpoWatch._clipped,
 }
