@@ -83,6 +83,17 @@ def build(kind: type[S], tree: Tree, source: str = "") -> S:
     return typing.cast(S, _build(kind, tree, (), f"{source}: " if source else ""))
 
 
+def build_given(kind: type[S], files: Tree, source: str, given: Tree) -> S:
+    """The same of the tree in a file, which `source` names, and what is `given` over it. An error names the
+    file where the file alone has it, and is else about what was given."""
+    try:
+        return build(kind, merged(files, given))
+    except DaybreakError:
+        if source:
+            build(kind, files, source)
+        raise
+
+
 def to_tree(settings: Any) -> dict[str, Any]:
     """What `build` makes the same settings of, in values that JSON and YAML know."""
     return {field.name: _plain(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
@@ -157,6 +168,8 @@ def _value(kind: Any, value: Any, path: tuple[str, ...], source: str) -> Any:
         return None if value is None and own is not kind else _build(own, value, path, source)
     if typing.get_origin(kind) is tuple and len(typing.get_args(kind)) == 2:
         inside, dots = typing.get_args(kind)
+        if dots is ... and inside is str and isinstance(value, str):
+            return (value,)  # --lora.targets attention: a list of one needs no brackets
         if dots is ... and dataclasses.is_dataclass(inside) and isinstance(value, Sequence | Mapping):
             if isinstance(value, str | Mapping):
                 raise DaybreakError(f"{source}{'.'.join(path)} must be a list, not {_shown(value)}")

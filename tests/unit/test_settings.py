@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from daybreak.errors import DaybreakError
-from daybreak.settings import build, changed, from_words, merged, read_yaml, to_tree, to_yaml
+from daybreak.settings import build, build_given, changed, from_words, merged, read_yaml, to_tree, to_yaml
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,14 @@ class Whole:
     sources: tuple[Source, ...] = ()
     steps: int | None = None
     """How long."""
+    names: tuple[str, ...] = ()
     free: dict[str, Any] = field(default_factory=dict)
     on: bool = False
 
 
 ALL = {"k": [1, 2]}
-WHOLE = Whole(Path("x"), Part(0.5, (0.1, 0.2)), Part(), (Source("a"), Source("b", 2.0)), 3, ALL, True)
+BOTH = (Source("a"), Source("b", 2.0))
+WHOLE = Whole(Path("x"), Part(0.5, (0.1, 0.2)), Part(), BOTH, 3, ("n",), ALL, True)
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
@@ -57,6 +59,20 @@ def test_words_of_the_command_line() -> None:
     found = build(Whole, merged(to_tree(WHOLE), from_words(words)))
     assert (found.path, found.part, found.steps) == (Path("y"), Part(6e-4, (0.8, 0.9)), 5)
     assert found.sources == WHOLE.sources
+
+
+def test_a_list_of_one_text_needs_no_brackets() -> None:
+    assert build(Whole, {"path": "x", **from_words(["--names", "attention"])}).names == ("attention",)
+    assert build(Whole, {"path": "x", **from_words(["--names", "[a, b]"])}).names == ("a", "b")
+
+
+def test_what_is_wrong_in_words_is_not_blamed_on_the_file() -> None:
+    with pytest.raises(DaybreakError, match=r"^steps is 1\.5"):
+        build_given(Whole, {"path": "x"}, "a.yaml", {"steps": 1.5})
+    with pytest.raises(DaybreakError, match=r"^a\.yaml: steps is 1\.5"):
+        build_given(Whole, {"path": "x", "steps": 1.5}, "a.yaml", {"on": True})
+    # What is given can correct the file.
+    assert build_given(Whole, {"steps": "many"}, "a.yaml", {"path": "x", "steps": 2}).steps == 2
 
 
 @pytest.mark.parametrize(

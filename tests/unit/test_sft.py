@@ -183,6 +183,19 @@ def test_too_long_examples_are_cut_or_left_out_and_counted() -> None:
         taught(model, rows, SftData(longer="refuse"))
 
 
+def test_what_would_help_is_told_where_nothing_is_left(tmp_path: Path) -> None:
+    for longer, told in (("cut", "no answer begins within 8 tokens"), ("leave_out", "set --data.longer cut")):
+        data = {"file": str(written(tmp_path / "a.jsonl")), "context": 8, "longer": longer}
+        with pytest.raises(DaybreakError, match=told):
+            job_of(base(), reading.build(SftSettings, {"data": data}))
+
+
+def test_a_group_of_maps_needs_no_brackets() -> None:
+    words = ["--lora.rank", "8", "--lora.targets", "attention"]  # as docs/finetuning.md has it
+    lora = reading.build(SftSettings, reading.from_words(words)).lora
+    assert lora is not None and lora.targets == ("attention",)
+
+
 def test_a_text_ends_with_the_token_that_ends_texts() -> None:
     model = base()
     (lesson,) = taught(

@@ -248,9 +248,13 @@ def job_of(model: LanguageModel, settings: SftSettings) -> Sft:
         rows, others = apart(rows, data.held_out)
     training, held_out = taught(model, rows, data), taught(model, others, data)
     if not training.lessons:
+        limit = limit_of(model, data)
         raise DaybreakError(
-            f"{data.file}: all examples are longer than {limit_of(model, data)} tokens, so none is left; set "
-            "--data.longer cut, or take a model with a longer context"
+            f"{data.file}: no answer begins within {limit} tokens, so none is left; shorten the prompts, or "
+            "take a longer context"
+            if data.longer == "cut"
+            else f"{data.file}: all examples are longer than {limit} tokens, so none is left; set "
+            "--data.longer cut, or take a longer context"
         )
     told = f"{data.file}: {training.told(limit_of(model, data))}; {len(held_out.lessons):,} held out"
     return Sft(model, training.lessons, held_out.lessons, data.packing, told)

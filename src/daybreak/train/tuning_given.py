@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from daybreak import settings as reading
-from daybreak.train.run_folder import SETTINGS
+from daybreak.train.run_folder import stored_file
 
 S = TypeVar("S")
 
@@ -17,11 +17,7 @@ def given_settings(
 ) -> S:
     """A file of settings, `own` (a tree) over it, and single settings over that; without a file those of the
     run in `out`, if there is one. Raises `DaybreakError` for what does not fit."""
-    trees: list[Mapping[str, Any]] = []
-    stored = None if out is None else out / SETTINGS
-    if config is not None:
-        trees.append(reading.read_yaml(config))
-    elif stored is not None and stored.is_file():
-        trees.append(reading.read_yaml(stored))
-    source = "" if not trees else str(config or stored)
-    return reading.build(kind, reading.merged(*trees, own, reading.from_words(words)), source)
+    file = config or stored_file(kind, out)
+    tree = {} if file is None else reading.read_yaml(file)
+    given = reading.merged(own, reading.from_words(words))
+    return reading.build_given(kind, tree, "" if file is None else str(file), given)

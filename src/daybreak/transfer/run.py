@@ -59,14 +59,13 @@ def given_settings(
 ) -> S:
     """`usual` values of the command, or those of the run in `out`; over them a file of settings, `own` (a
     tree), and single settings. Raises `DaybreakError` for what does not fit."""
-    stored = None if out is None else out / run_folder.SETTINGS
-    trees: list[Mapping[str, Any]] = [usual or {}]
-    if config is not None:
-        trees.append(reading.read_yaml(config))
-    elif stored is not None and stored.is_file():
-        trees = [reading.read_yaml(stored)]
-    source = str(config or stored) if len(trees) > 1 or not usual else ""
-    return reading.build(kind, reading.merged(*trees, own, reading.from_words(words)), source)
+    stored = None if config is not None else run_folder.stored_file(kind, out)
+    file = config or stored
+    tree = {} if file is None else reading.read_yaml(file)
+    if stored is None:
+        tree = reading.merged(usual or {}, tree)
+    given = reading.merged(own, reading.from_words(words))
+    return reading.build_given(kind, tree, "" if file is None else str(file), given)
 
 
 def learn_language(settings: LanguageSettings, folder: Path, screen: Screen) -> TransferOutcome:
