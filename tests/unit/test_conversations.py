@@ -30,6 +30,13 @@ def lines(file: Path, *rows: Any) -> Path:
     return file
 
 
+def test_an_empty_cell_is_no_missing_column(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("prompt,completion\na,\nb,c\n")
+    with pytest.raises(DaybreakError, match="line 2 has no completion; fill it in, or remove the row"):
+        read_demonstrations(file)
+
+
 @pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "parquet"])
 @pytest.mark.parametrize(
     "row",

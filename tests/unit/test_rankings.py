@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daybreak.data.judged import Judged, read_judged
-from daybreak.data.prompts import read_prompts
+from daybreak.data.prompts import read_prompts, read_rounds
 from daybreak.data.rankings import (
     Ranking,
     append_rating,
@@ -211,6 +211,21 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         read_rankings(tmp_path / "r.csv")
 
 
+def test_a_mistake_in_json_is_found_in_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "r.jsonl"
+    file.write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n{"prompt": "a"\n')
+    with pytest.raises(DaybreakError, match=r"line 2 is not JSON \(Expecting ',' delimiter at column 15\)"):
+        read_rankings(file)
+
+
+def test_what_a_row_has_instead_of_a_prompt_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "p.jsonl"
+    file.write_text('{"instruction": "a", "output": "b"}\n')
+    for read in (read_prompts, read_rounds, read_rankings):
+        with pytest.raises(DaybreakError, match=r"\(it has instruction, output\); a row needs one of them"):
+            read(file)
+
+
 @given(st.lists(st.integers(0, 4), min_size=2, max_size=9).filter(lambda ranks: len(set(ranks)) > 1))
 def test_pairs_are_all_that_are_no_ties(ranks: list[int]) -> None:
     ranking = ranking_of(
@@ -341,7 +356,10 @@ def test_a_table_says_true_and_false(tmp_path: Path) -> None:
         ({"completion": "x", "label": True}, "line 1 has neither prompt nor messages"),
         ({"prompt": "?", "completion": "", "label": True}, "line 1 has an empty answer"),
         ({"messages": ASKED, "answers": ["4"], "ratings": [0]}, "holds no answer that was liked or not"),
-        ({"prompt": "?", "answers": ["4"], "ranks": [1]}, "learn from single answers with --loss kto"),
+        (
+            {"prompt": "?", "answers": ["4"], "ranks": [1]},
+            "from which `daybreak align dpo --loss kto` learns",
+        ),
     ],
 )
 def test_what_is_no_judged_answer_is_named(row: dict[str, Any], told: str, tmp_path: Path) -> None:

@@ -413,6 +413,13 @@ def test_the_command_shows_what_is_read(tmp_path: Path, capsys: pytest.CaptureFi
 # Files and figures ---------------------------------------------
 
 
+def test_an_empty_cell_is_no_missing_column(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("text,stars\nfine,1\nbad,\n")
+    with pytest.raises(DaybreakError, match="line 3 has nothing in column 'stars'; fill it in or remove"):
+        read_items(file, Columns("classification", ("text",), "stars"))
+
+
 @pytest.mark.parametrize(
     ("row", "columns", "said"),
     [

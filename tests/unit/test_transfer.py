@@ -395,7 +395,7 @@ def test_words_keep_their_rows_and_new_ones_begin_at_the_mean() -> None:
         (
             "a.csv",
             "txt,label\nhello,x\n",
-            r"a\.csv: line 2 has no 'text' \(did you mean 'txt'\?\).*--data\.text",
+            r"a\.csv: line 2 has no 'text' \(did you mean 'txt'\?\).*with --column",
         ),
         ("a.csv", "text,label\nhello,x\n,y\n", r"a\.csv: line 3 has no 'text'; fill it in or remove"),
         (
@@ -403,7 +403,7 @@ def test_words_keep_their_rows_and_new_ones_begin_at_the_mean() -> None:
             '{"text": "  ", "label": "x"}\n',
             r"a\.jsonl: line 1 has nothing but blanks under 'text'",
         ),
-        ("a.jsonl", '{"text": "x"}\n', r"line 1 has no 'label'.*--data\.label"),
+        ("a.jsonl", '{"text": "x"}\n', r"line 1 has no 'label'.*with --label"),
         ("a.jsonl", '{"text": ["x"], "label": "y"}\n', r"line 1 has a list under 'text'"),
         ("a.csv", "text,label\n", "there is no text in"),
         ("a.txt", "hello", "no columns"),

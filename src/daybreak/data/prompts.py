@@ -35,7 +35,7 @@ def rounds_in(row: Mapping[str, Any], where: str) -> Rounds:
     names `where` it stands, for what is none."""
     given = asked_in(row)
     if not isinstance(given, list | tuple) or not any(map(is_open, given)):
-        return (prompt_of(given, where),)
+        return (prompt_in(row, where),)
     check_open(given, where)
     filled = [{**message, "content": "?"} if is_open(message) else message for message in given]
     messages = prompt_of(filled, where)

@@ -97,7 +97,8 @@ def ranking_of(row: Mapping[str, Any], where: str) -> Ranking:
     if len(answers) < 2:
         raise DaybreakError(
             f"{where} has {len(answers)} rated answer, and comparing takes two; add answers, leave it out, "
-            "or learn from single answers with --loss kto"
+            "or make it a prompt with a completion and a label, from which `daybreak align dpo --loss kto` "
+            "learns"
         )
     if len(set(values)) == 1:
         raise DaybreakError(f"{where}: all {len(answers)} answers are ties, which says nothing; leave it out")
@@ -241,7 +242,13 @@ def _holds(talk: tuple[Message, ...], part: tuple[Message, ...]) -> bool:
 
 def prompt_in(row: Mapping[str, Any], where: str) -> Prompt:
     """What a row asks, under `prompt` or else `messages`. Raises `DaybreakError`, as `prompt_of` does."""
-    return prompt_of(asked_in(row), where)
+    given = asked_in(row)
+    if given is None:
+        raise DaybreakError(
+            f"{where} has neither prompt nor messages (it has {', '.join(map(str, row)) or 'nothing'}); a "
+            "row needs one of them, a text or a list of messages"
+        )
+    return prompt_of(given, where)
 
 
 def asked_in(row: Mapping[str, Any]) -> Any:
@@ -257,8 +264,6 @@ def prompt_of(given: Any, where: str) -> Prompt:
         if not given.strip():
             raise DaybreakError(f"{where} has an empty prompt; say what was asked, or leave it out")
         return _encodable(given, where)
-    if given is None:
-        raise DaybreakError(f"{where} has neither prompt nor messages; a row needs {FORMS}")
     messages = _messages(given, where)
     if messages[-1]["role"] == "assistant":
         raise DaybreakError(f"{where}: the prompt ends with an answer; the last message must be a question")

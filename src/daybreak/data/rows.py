@@ -41,12 +41,19 @@ def _of_lines(file: Path) -> Iterator[tuple[str, Row]]:
                 continue
             where = f"{file}: line {number}"
             try:
-                row = json.loads(line)
+                row = json.loads(line.rstrip())
             except (ValueError, RecursionError) as error:  # the latter: brackets within brackets
-                raise DaybreakError(f"{where} is not JSON ({error}); correct it, or remove it") from None
+                raise DaybreakError(
+                    f"{where} is not JSON ({_reason(error)}); correct it, or remove it"
+                ) from None
             if not isinstance(row, dict):
                 raise DaybreakError(f"{where} holds a {type(row).__name__}; a row is an object with keys")
             yield where, row
+
+
+def _reason(error: Exception) -> str:
+    """Of a line: which one it is stands beside."""
+    return f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
 
 
 def _of_json(file: Path) -> Iterator[tuple[str, Row]]:
@@ -75,12 +82,14 @@ def _of_table(file: Path) -> Iterator[tuple[str, Row]]:
                 where = f"{file}: line {reader.line_num}"
                 if None in row or None in row.values():
                     raise DaybreakError(f"{where} has another number of cells than the first line names")
-                yield where, {key: _cell(text) for key, text in row.items() if text != ""}
+                yield where, {key: _cell(text) for key, text in row.items()}
         except csv.Error as error:
             raise DaybreakError(f"{file}: line {reader.line_num} is not CSV: {error}") from None
 
 
 def _cell(text: str) -> Any:
+    if not text:
+        return None
     if text.startswith("["):
         with suppress(ValueError, RecursionError):
             return json.loads(text)

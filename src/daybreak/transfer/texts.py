@@ -44,8 +44,8 @@ def _of_file(file: Path, column: str, label: str | None) -> Iterator[Text]:
         return
     for where, row in rows(file):
         yield Text(
-            _cell(where, row, column, "text"),
-            None if label is None else _cell(where, row, label, "label"),
+            _cell(where, row, column, "--column"),
+            None if label is None else _cell(where, row, label, "--label"),
             where,
         )
 
@@ -62,14 +62,15 @@ def _plain(file: Path) -> str:
     return text
 
 
-def _cell(where: str, row: dict[str, object], column: str, setting: str) -> str:
-    if column not in row:
+def _cell(where: str, row: dict[str, object], column: str, option: str) -> str:
+    value = row.get(column)
+    if value is None:
         known = [name for name in row if name]
+        hint = "" if column in row else nearest(column, known)
         raise DaybreakError(
-            f"{where} has no {column!r}{nearest(column, known)}; fill it in or remove the row, or name "
-            f"another column with --data.{setting} (there: {', '.join(known) or 'none'})"
+            f"{where} has no {column!r}{hint}; fill it in or remove the row, or name "
+            f"another column with {option} (there: {', '.join(known) or 'none'})"
         )
-    value = row[column]
     text = value if isinstance(value, str) else str(value) if isinstance(value, int | bool) else None
     if text is None:
         raise DaybreakError(
@@ -87,7 +88,7 @@ def classes(texts: Sequence[Text]) -> list[str]:
         raise DaybreakError(
             f"all {len(texts)} texts have the class {found[0]!r}; a classifier needs texts of two or more"
             if found
-            else "no text has a class; name their column with --data.label"
+            else "no text has a class; name their column with --label"
         )
     return found
 
