@@ -44,6 +44,21 @@ def test_a_reward_model_is_trained_and_reported_on(folder: Path, capsys: pytest.
     assert f"--reward {folder / 'rm' / 'model'}" in out
 
 
+def test_nothing_held_out_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["reward", folder / "start", folder / "rankings.jsonl", *FAST, "--out", folder / "unknown"]
+    status, out, _ = called(capsys, *arguments, "--steps", "1", "--data.held_out", "0")
+    assert status == 0 and "held out: nothing, so nobody knows how good it is; give more prompts" in out
+
+
+def test_a_run_of_another_command_is_left_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err = called(capsys, "ppo", folder / "start", "x.jsonl", "--out", folder / "rm")
+    assert status == 2 and f"{folder / 'rm'} holds a run of another command" in err and "with --out" in err
+    status, _, err = called(
+        capsys, "reward", folder / "start", "x", "--out", folder / "rm", "--lora.bits", "5"
+    )
+    assert status == 2 and err.startswith("error: lora.bits is 5")  # and not settings.yaml's
+
+
 def test_a_policy_is_trained(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["dpo", folder / "start", folder / "rankings.jsonl", *FAST, *FOUND]
     how = ["--loss", "ipo", "--beta", "0.5", "--steps", "2", "--out", folder / "policy", "--json"]
@@ -83,6 +98,8 @@ def test_models_are_compared(folder: Path, capsys: pytest.CaptureFixture[str]) -
     assert status == 0 and json.loads(out)["rows"][0]["name"] == "best of 2"
     status, _, err = called(capsys, *common)
     assert status == 2 and "name models to compare, or --best-of 16" in err
+    status, _, err = called(capsys, *common, "--best-of", "2", "--out", folder / "rankings.jsonl")
+    assert status == 2 and "rankings.jsonl is no folder; name another with --out" in err
 
 
 def test_wrong_input_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,4 +114,8 @@ def test_wrong_input_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) 
     status, _, err = called(
         capsys, "best-of", folder / "start", folder / "rankings.jsonl", "--reward", folder / "start"
     )
-    assert status == 2 and "holds no scores" in err
+    assert status == 2 and "no reward model; give a model that" in err
+    status, _, err = called(
+        capsys, "best-of", folder / "start", folder / "rankings.jsonl", "--reward", folder / "rm"
+    )
+    assert status == 2 and f"no checkpoint; give {folder / 'rm' / 'model'}" in err

@@ -206,10 +206,12 @@ def test_what_does_not_vary_is_correlated_with_nothing() -> None:
 
 
 def test_the_gate(tmp_path: Path) -> None:
-    with pytest.raises(DaybreakError, match="does not say how good its rewards are"):
-        require_accuracy(tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    with pytest.raises(DaybreakError, match=r"no config\.json, so it is no checkpoint; give .*/model"):
+        require_accuracy(tmp_path)  # the run's folder, and not the model in it
     write_report(tmp_path, None)
-    with pytest.raises(DaybreakError, match="does not say how good its rewards are"):
+    with pytest.raises(DaybreakError, match=r"does not say how good its rewards are.*--data\.validation"):
         require_accuracy(tmp_path)
     assert require_accuracy(tmp_path, anyway=True) is None
     bad = report([rated([1, 0], [1, 1])] * 2, [[1.0, 0.0], [0.0, 1.0]])

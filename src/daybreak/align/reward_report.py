@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from daybreak.align.encoding import Compared
-from daybreak.checkpoint.config import read_json
+from daybreak.checkpoint.config import read_config, read_json
 from daybreak.errors import DaybreakError
 
 REPORT = "reward.json"
@@ -116,13 +116,17 @@ def require_accuracy(folder: Path | str, least: float = 0.6, anyway: bool = Fals
     file = Path(folder) / REPORT
     found: Any = read_json(file).get("held_out") if file.is_file() else None
     accuracy = None if found is None else float(found["accuracy"])
-    remedy = "train a better one, or use it anyway with --any-reward"
+    if not file.is_file():
+        read_config(Path(folder))  # refuses what is no model at all
     if accuracy is None and not anyway:
-        raise DaybreakError(f"{folder} does not say how good its rewards are (held-out accuracy); {remedy}")
+        raise DaybreakError(
+            f"{folder} does not say how good its rewards are (no held-out accuracy in {REPORT}); train it "
+            "with more prompts or with --data.validation FILE, or use it anyway with --any-reward"
+        )
     if accuracy is not None and accuracy < least and not anyway:
         raise DaybreakError(
             f"{folder} is right about {accuracy:.1%} of held-out pairs, and {least:.1%} are asked for; "
-            f"{remedy}"
+            "train a better one, or use it anyway with --any-reward"
         )
     return accuracy
 

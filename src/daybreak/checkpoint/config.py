@@ -40,9 +40,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     file = folder / CONFIG
     if not file.is_file():
-        raise DaybreakError(
-            f"{folder} has no {CONFIG}, so it is no checkpoint; name the folder that holds it"
-        )
+        within = folder / "model"  # where runs leave theirs
+        told = f"give {within}" if (within / CONFIG).is_file() else "name the folder that holds it"
+        raise DaybreakError(f"{folder} has no {CONFIG}, so it is no checkpoint; {told}")
     config = read_json(file)
     if code := _foreign_code(config):
         raise DaybreakError(

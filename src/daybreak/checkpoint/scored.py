@@ -77,8 +77,9 @@ def load_scored(folder: Path | str, device: str = "cpu") -> ScoredFolder:
     config, found = read_config(folder), files.weights(folder)
     if SCORE.theirs not in found:
         raise DaybreakError(
-            f"{folder} holds no scores ({SCORE.theirs}); give a folder that `daybreak finetune` wrote, or "
-            "one of transformers' ForSequenceClassification"
+            f"{folder} holds no scores ({SCORE.theirs}), so it is no classifier and no reward model; give a "
+            "model that `daybreak finetune` or `daybreak align reward` wrote, or one of transformers' "
+            "ForSequenceClassification"
         )
     plain = {key: value for key, value in config.items() if key not in LABELS}
     family = families.by_model_type(plain["model_type"])

@@ -9,6 +9,7 @@ import typer
 
 from daybreak.cli import plain, writing
 from daybreak.cli.options import BatchSize, Device
+from daybreak.errors import DaybreakError
 
 
 def compare(
@@ -47,6 +48,10 @@ def compare(
     from daybreak.align.reward_model import load_reward_model
     from daybreak.data.prompts import read_prompts
 
+    if out is not None:  # said, or made, before all that is written and not after
+        if out.exists() and not out.is_dir():
+            raise DaybreakError(f"{out} is no folder; name another with --out")
+        out.mkdir(parents=True, exist_ok=True)
     asked = [prompt for _, prompt in read_prompts(prompts)]
     scorer = scorer_of(load_reward_model(reward, device))
     start = writing.load(reference, None, "float32", device, None)

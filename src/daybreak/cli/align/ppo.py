@@ -89,5 +89,5 @@ def _print(outcome: PpoOutcome, as_json: bool) -> None:
     else:
         last = ", ".join(f"{name} {value:.3f}" for name, value in outcome.figures.items())
         told = f"; the last: {last}" if last else ""
-        print(f"{outcome.folder}: {outcome.iterations:,} iterations done{told}")
+        print(f"{outcome.folder}: {outcome.iteration:,} iterations done{told}")
         print(f'try: daybreak generate {outcome.exported} "..."')

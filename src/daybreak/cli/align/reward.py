@@ -56,12 +56,18 @@ def reward(
     assert out is not None
     job = job_of(start_of(settings), settings)
     status = tuning.run(job, settings, out, as_json, "daybreak align best-of MODEL PROMPTS --reward {}")
-    if status == 0 and not as_json and job.report is not None:
+    if status == 0 and not as_json:
         _print(job.report)
     return status
 
 
-def _print(report: RewardReport) -> None:
+def _print(report: RewardReport | None) -> None:
+    if report is None:
+        print(
+            "held out: nothing, so nobody knows how good it is; give more prompts, --data.validation FILE, "
+            "or a higher --data.held_out"
+        )
+        return
     print(
         f"held out: right about {report.accuracy:.1%} of {report.pairs:,} pairs of {report.prompts:,} "
         f"prompts (always the longer answer: {report.length_accuracy:.1%}); calibration error "
