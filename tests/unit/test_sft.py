@@ -196,6 +196,23 @@ def test_a_group_of_maps_needs_no_brackets() -> None:
     assert lora is not None and lora.targets == ("attention",)
 
 
+def test_settings_alone_are_not_taken_for_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("start: mine\ndata: {file: talks.jsonl}\n")
+    printed = ["--print-config", "--json"]
+    assert main.run(["align", "sft", "--config", str(file), "--epochs", "2", *printed]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["start"], told["data"]["file"], told["epochs"]) == ("mine", "talks.jsonl", 2.0)
+    assert main.run(["align", "sft", "other", "--config", str(file), "--epochs", "2", *printed]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["start"], told["data"]["file"], told["epochs"]) == ("other", "talks.jsonl", 2.0)
+    for command in (["align", "sft"], ["align", "dpo"], ["align", "reward"], ["align", "ppo"], ["finetune"]):
+        assert main.run([*command, "--kl.beta", "1", "start", "talks.jsonl", "--out", "x"]) == 2
+        assert (
+            "'start' stands behind settings; name model and data before --kl.beta" in capsys.readouterr().err
+        )
+
+
 def test_a_text_ends_with_the_token_that_ends_texts() -> None:
     model = base()
     (lesson,) = taught(

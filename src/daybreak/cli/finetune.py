@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,7 +19,7 @@ def finetune(
     context: typer.Context,
     model: tuning.Start = None,
     data: Annotated[
-        Path | None, typer.Argument(help="Rows with texts and labels: .jsonl, .json, .csv, .parquet.")
+        str | None, typer.Argument(help="Rows with texts and labels: .jsonl, .json, .csv, .parquet.")
     ] = None,
     task: Annotated[
         str | None, typer.Option(help="classification, entailment, similarity or choice.")
@@ -54,11 +53,12 @@ def finetune(
     from daybreak.train.task_settings import TaskSettings
     from daybreak.train.tuning_given import given_settings
 
+    model, data, words = tuning.apart(context.args, model, data)
     own = tuning.given({"start": model, "task": task, "head": head}, data)
     columns: dict[str, Any] = {"text": text, "label": label, "choices": choice}
     named = {name: value for name, value in columns.items() if value}
     own = {**own, "data": {**own.get("data", {}), **named}}
-    settings = given_settings(TaskSettings, out, config, own, context.args)
+    settings = given_settings(TaskSettings, out, config, own, words)
     if print_config:
         return tuning.print_config(settings, as_json)
     tuning.check(settings.start, out, dry_run)

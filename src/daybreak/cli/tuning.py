@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from daybreak.cli import plain
+from daybreak.errors import DaybreakError
 
 if TYPE_CHECKING:
     from daybreak.train.tuning import Job
@@ -28,10 +30,24 @@ SIGNALLED = 128
 """A process that a signal ended has this status, and the signal's number added."""
 
 
-def given(tree: dict[str, Any], data: Path | None) -> dict[str, Any]:
+def apart(
+    words: Sequence[str], start: str | None, data: str | None
+) -> tuple[str | None, str | None, list[str]]:
+    """Model and data, and the words that are settings: `--config a.yaml --epochs 2` names neither, and typer
+    takes the first words that it does not know for them."""
+    places = [one for one in (start, data) if one is not None]
+    count = next((number for number, one in enumerate(places) if one.startswith("--")), len(places))
+    rest = [*places[count:], *words]
+    found = [*places[:count], None, None]
+    if count < len(places) and len(rest) > 2 and not rest[2].startswith("--"):
+        raise DaybreakError(f"{rest[2]!r} stands behind settings; name model and data before {rest[0]}")
+    return found[0], found[1], rest
+
+
+def given(tree: dict[str, Any], data: str | None) -> dict[str, Any]:
     """Arguments of a command as a tree of settings; those that were not given are left out."""
     found = {name: value for name, value in tree.items() if value is not None}
-    return found if data is None else {**found, "data": {"file": str(data.absolute())}}
+    return found if data is None else {**found, "data": {"file": str(Path(data).absolute())}}
 
 
 def check(start: str, out: Path | None, dry_run: bool = False) -> None:

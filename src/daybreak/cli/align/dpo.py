@@ -19,7 +19,7 @@ def dpo(
         str | None, typer.Argument(help="The model to start from: a folder, a repository of the hub, a name.")
     ] = None,
     rankings: Annotated[
-        Path | None, typer.Argument(help="Pairs, answers with ranks or scores, or ratings.")
+        str | None, typer.Argument(help="Pairs, answers with ranks or scores, or ratings.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The run's folder. Where a run stands there, it goes on.")
@@ -46,10 +46,11 @@ def dpo(
     from daybreak.align.preference_settings import PreferenceSettings
     from daybreak.train.tuning_given import given_settings
 
+    model, rankings, words = tuning.apart(context.args, model, rankings)
     own = tuning.given({"start": model}, rankings)
     chosen = {name: value for name, value in (("name", loss), ("beta", beta)) if value is not None}
     own = {**own, "loss": chosen} if chosen else own
-    settings = given_settings(PreferenceSettings, out, config, own, context.args)
+    settings = given_settings(PreferenceSettings, out, config, own, words)
     if print_config:
         return tuning.print_config(settings, as_json)
     tuning.check(settings.start, out)

@@ -24,7 +24,7 @@ def ppo(
         typer.Argument(help="The policy to start from, tuned on demonstrations: a folder or name."),
     ] = None,
     prompts: Annotated[
-        Path | None,
+        str | None,
         typer.Argument(help="What is to be answered: rows with prompt or messages, null turns too."),
     ] = None,
     reward: Annotated[
@@ -57,13 +57,14 @@ def ppo(
     from daybreak.align.ppo_settings import PpoSettings
     from daybreak.train.tuning_given import given_settings
 
+    model, prompts, words = tuning.apart(context.args, model, prompts)
     own: dict[str, Any] = {} if model is None else {"model": model}
     for name, path in (("prompts", prompts), ("reward", reward), ("mix", mix)):
         if path is not None:
-            own[name] = str(path.absolute())
+            own[name] = str(Path(path).absolute())
     if any_reward:
         own["least_accuracy"] = None
-    settings = given_settings(PpoSettings, out, config, own, context.args)
+    settings = given_settings(PpoSettings, out, config, own, words)
     if print_config:
         return tuning.print_config(settings, as_json)
     tuning.check(settings.model, out)

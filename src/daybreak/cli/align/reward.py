@@ -22,7 +22,7 @@ def reward(
         str | None, typer.Argument(help="The model to start from: a folder, a repository of the hub, a name.")
     ] = None,
     rankings: Annotated[
-        Path | None, typer.Argument(help="Answers with ranks or scores, pairs, or ratings.")
+        str | None, typer.Argument(help="Answers with ranks or scores, pairs, or ratings.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The run's folder. Where a run stands there, it goes on.")
@@ -45,8 +45,9 @@ def reward(
     from daybreak.align.preference_settings import RewardSettings
     from daybreak.train.tuning_given import given_settings
 
+    model, rankings, words = tuning.apart(context.args, model, rankings)
     own = tuning.given({"start": model}, rankings)
-    settings = given_settings(RewardSettings, out, config, own, context.args)
+    settings = given_settings(RewardSettings, out, config, own, words)
     if print_config:
         return tuning.print_config(settings, as_json)
     tuning.check(settings.start, out)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,7 +19,7 @@ def sft(
     context: typer.Context,
     model: tuning.Start = None,
     data: Annotated[
-        Path | None, typer.Argument(help="Conversations, prompts with completions, or Alpaca's columns.")
+        str | None, typer.Argument(help="Conversations, prompts with completions, or Alpaca's columns.")
     ] = None,
     out: tuning.Out = None,
     config: tuning.Config = None,
@@ -41,8 +40,9 @@ def sft(
     from daybreak.align.sft_settings import SftSettings
     from daybreak.train.tuning_given import given_settings
 
+    model, data, words = tuning.apart(context.args, model, data)
     own = tuning.given({"start": model}, data)
-    settings = given_settings(SftSettings, out, config, own, context.args)
+    settings = given_settings(SftSettings, out, config, own, words)
     if print_config:
         return tuning.print_config(settings, as_json)
     tuning.check(settings.start, out, dry_run)
