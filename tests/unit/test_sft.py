@@ -203,7 +203,9 @@ def test_settings_alone_are_not_taken_for_a_model(tmp_path: Path, capsys: pytest
     assert main.run(["align", "sft", "--config", str(file), "--epochs", "2", *printed]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["start"], told["data"]["file"], told["epochs"]) == ("mine", "talks.jsonl", 2.0)
-    assert main.run(["align", "sft", "other", "--config", str(file), "--epochs", "2", *printed]) == 0
+    assert (
+        main.run(["align", "sft", "other", "--config", str(file), "--epochs=2", "--seed", "3", *printed]) == 0
+    )
     told = json.loads(capsys.readouterr().out)
     assert (told["start"], told["data"]["file"], told["epochs"]) == ("other", "talks.jsonl", 2.0)
     for command in (["align", "sft"], ["align", "dpo"], ["align", "reward"], ["align", "ppo"], ["finetune"]):

@@ -39,8 +39,9 @@ def apart(
     count = next((number for number, one in enumerate(places) if one.startswith("--")), len(places))
     rest = [*places[count:], *words]
     found = [*places[:count], None, None]
-    if count < len(places) and len(rest) > 2 and not rest[2].startswith("--"):
-        raise DaybreakError(f"{rest[2]!r} stands behind settings; name model and data before {rest[0]}")
+    behind = rest[1 if "=" in rest[0] else 2 :] if count < len(places) else []
+    if behind and not behind[0].startswith("--"):
+        raise DaybreakError(f"{behind[0]!r} stands behind settings; name model and data before {rest[0]}")
     return found[0], found[1], rest
 
 
