@@ -394,6 +394,8 @@ def test_ratings_are_kept_for_a_reward_model(
     assert err.count("error:") == 3 and "no answer yet" in err and "finite" in err
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert [row["ratings"] for row in rows] == [[-1, 2], [None, 1]]  # Q2 was not rated
+    status, _, err = called(capsys, folder, "--message", "Q1", "--ratings", str(file))
+    assert status == 2 and "one message is none; leave one out" in err
     said = json.loads((tmp_path / "said").read_text())
     assert rows[0]["messages"] == said[:1] and rows[0]["answers"][1] == said[1]["content"]
     assert rows[0]["answers"][0] != rows[0]["answers"][1] and rows[0]["model"] == folder

@@ -214,13 +214,15 @@ def test_the_command_tells_what_to_try(
 
 
 def test_an_adapter_brings_the_template_that_it_was_taught_in(start: Path, tmp_path: Path) -> None:
-    from daybreak.cli.writing import adapt
-
     job, _ = taught(sft_settings(start, steps=1), tmp_path / "run")
     plain = daybreak.load(start)
     assert plain.tokenizer is not None and job.model.tokenizer is not None
     assert own_template(plain.tokenizer) is None
-    adapt(plain, str(tmp_path / "run" / "adapter"))
+    plain.load_adapter(tmp_path / "run" / "adapter", "sft")
+    plain.merge("sft")
+    plain.save(tmp_path / "merged")
+    plain = daybreak.load(tmp_path / "merged")
+    assert plain.tokenizer is not None
     assert own_template(plain.tokenizer) == own_template(job.model.tokenizer) is not None
 
 

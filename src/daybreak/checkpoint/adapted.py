@@ -12,6 +12,8 @@ from daybreak.families.family import Family
 from daybreak.model import adapters, merging
 from daybreak.model.decoder import Decoder
 from daybreak.model.lora_settings import LoraSettings
+from daybreak.text.chat import take_template
+from daybreak.text.tokenizer import Tokenizer
 
 
 class Adapted:
@@ -20,6 +22,7 @@ class Adapted:
     family: Family
     decoder: Decoder
     config: dict[str, Any]
+    tokenizer: Tokenizer | None
 
     @property
     def adapters(self) -> list[str]:
@@ -44,9 +47,12 @@ class Adapted:
 
     def load_adapter(self, folder: str | os.PathLike[str], name: str) -> None:
         """An adapter from a folder of PEFT's: adapter_config.json and adapter_model.safetensors. It is the
-        one in use then. Raises `DaybreakError` for one that is not of this model, or not exactly supported.
+        one in use then. A model without a chat template has the one beside the adapter, in which it was
+        taught. Raises `DaybreakError` for one that is not of this model, or not exactly supported.
         """
         peft_read.load(Path(folder), self.family, self.decoder, name)
+        if self.tokenizer is not None:
+            take_template(self.tokenizer, Path(folder))
 
     def save_adapter(self, folder: str | os.PathLike[str], name: str, base: str | None = None) -> None:
         """Write an adapter into a folder that PEFT and `load_adapter` open; `base` is what the file calls the

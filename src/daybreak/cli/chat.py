@@ -71,6 +71,10 @@ def chat(
     one = message if message is not None else _piped()
     if one is None and as_json:
         raise DaybreakError("--json prints one answer; give --message, or a message on standard input")
+    if one is not None and ratings is not None:
+        raise DaybreakError(
+            "--ratings keeps what /rate says in a conversation, and one message is none; leave one out"
+        )
     for text in (one, system):
         _check_text(text)
     loaded = load(model, revision, dtype, device, bits)

@@ -53,7 +53,6 @@ def load_any(
     model: str, revision: str | None, dtype: str, device: str, bits: int | None
 ) -> LanguageModel | RecurrentModel:
     """The same for a command that an LSTM understands, too."""
-    from pathlib import Path
 
     from daybreak import models
     from daybreak.recurrent_model import is_recurrent_folder
@@ -68,11 +67,8 @@ def adapt(model: LanguageModel, folder: str | None) -> None:
     if folder is None:
         return
     from daybreak.model.merging import why_not_merged
-    from daybreak.text.chat import take_template
 
     model.load_adapter(folder, "adapter")
-    if model.tokenizer is not None:
-        take_template(model.tokenizer, Path(folder))
     if str(model.dtype) == "torch.float32" and why_not_merged(model.decoder, "adapter") is None:
         model.merge("adapter")
 
