@@ -418,6 +418,10 @@ def test_another_run_is_not_continued(made: Path, tmp_path: Path) -> None:
     finally:
         file.write_text(kept)
     assert train_ppo(longer, tmp_path / "run", Silent()).iteration == 6
+    left = (tmp_path / "run" / "settings.yaml").read_text()
+    with pytest.raises(DaybreakError, match="has done 6 iterations, more than the 4 that 32 episodes are"):
+        train_ppo(settings(made), tmp_path / "run", Silent())
+    assert (tmp_path / "run" / "settings.yaml").read_text() == left
 
 
 def test_text_of_another_tokenizer_is_not_mixed_in(made: Path, tmp_path: Path) -> None:

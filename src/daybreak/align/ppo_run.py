@@ -104,6 +104,12 @@ class Session:
         remembered = state.resume()
         if remembered is not None:
             ppo.watch.restore(remembered)
+        if state.progress.iteration > settings.iterations:
+            raise DaybreakError(
+                f"{self.folder} has done {state.progress.iteration} iterations, more than the "
+                f"{settings.iterations} that {settings.episodes} episodes are; set --episodes higher, or give "
+                "another folder with --out"
+            )
         run_folder.write(self.folder, reading.to_yaml(settings))
         records.begin(state.progress.iteration, settings.iterations, changes or {}, _facts(ppo), _about(ppo))
         exported = self.folder / run_folder.EXPORT
