@@ -107,8 +107,8 @@ class Session:
         if state.progress.iteration > settings.iterations:
             raise DaybreakError(
                 f"{self.folder} has done {state.progress.iteration} iterations, more than the "
-                f"{settings.iterations} that {settings.episodes} episodes are; set --episodes higher, or give "
-                "another folder with --out"
+                f"{settings.iterations} that {settings.episodes} episodes are; set --episodes higher, or "
+                "give another folder with --out"
             )
         run_folder.write(self.folder, reading.to_yaml(settings))
         records.begin(state.progress.iteration, settings.iterations, changes or {}, _facts(ppo), _about(ppo))
