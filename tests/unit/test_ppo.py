@@ -17,7 +17,7 @@ from daybreak.align import ppo_run
 from daybreak.align.experience import experienced
 from daybreak.align.learning import add_gradients
 from daybreak.align.players import Players
-from daybreak.align.ppo_run import train_ppo
+from daybreak.align.ppo_run import PpoOutcome, train_ppo
 from daybreak.align.ppo_settings import PpoLora, PpoSettings
 from daybreak.align.reward_model import RewardModel
 from daybreak.align.rollout import (
@@ -29,6 +29,7 @@ from daybreak.align.rollout import (
     write_answers,
 )
 from daybreak.architecture import Rotary
+from daybreak.cli.align.ppo import _print
 from daybreak.cli.main import run
 from daybreak.errors import DaybreakError
 from daybreak.model.decoder import Decoder
@@ -499,6 +500,11 @@ def test_the_command(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert run(words) == 0
     printed = capsys.readouterr().out
     assert "2 iterations done; the last: score" in printed and "kl " in printed
+    assert printed.endswith(f'try: daybreak generate {tmp_path / "run" / "model"} "..."\n')
+    (tmp_path / "run" / "model" / "chat_template.jinja").write_text(TEMPLATE)
+    _print(PpoOutcome(tmp_path, "finished", None, 2, 2, {}, tmp_path / "run" / "model"), as_json=False)
+    assert capsys.readouterr().out.endswith(f"try: daybreak chat {tmp_path / 'run' / 'model'}\n")
+    (tmp_path / "run" / "model" / "chat_template.jinja").unlink()
     assert daybreak.load(tmp_path / "run" / "model").tokenizer is not None
     assert run(["align", "ppo", "--out", str(tmp_path / "run"), "--json"]) == 0  # nothing is left to do
     told = json.loads(capsys.readouterr().out)

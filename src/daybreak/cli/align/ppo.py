@@ -91,4 +91,7 @@ def _print(outcome: PpoOutcome, as_json: bool) -> None:
         last = ", ".join(f"{name} {value:.3f}" for name, value in outcome.figures.items())
         told = f"; the last: {last}" if last else ""
         print(f"{outcome.folder}: {outcome.iteration:,} iterations done{told}")
-        print(f'try: daybreak generate {outcome.exported} "..."')
+        assert outcome.exported is not None
+        talks = (outcome.exported / "chat_template.jinja").is_file()
+        use = f"chat {outcome.exported}" if talks else f'generate {outcome.exported} "..."'
+        print(f"try: daybreak {use}")
