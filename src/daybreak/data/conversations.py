@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from daybreak.data.open_turns import refuse_open
-from daybreak.data.rows import rows
+from daybreak.data.rows import check_text, rows
 from daybreak.errors import DaybreakError, nearest
 from daybreak.text.chat import checked
 from daybreak.text.chat_template import Message
@@ -109,7 +109,7 @@ def _messages(cells: Mapping[str, Any], where: str) -> Demonstration:
 def _completion(cells: Mapping[str, Any], where: str) -> Demonstration:
     prompt, completion = cells["prompt"], cells["completion"]
     if isinstance(prompt, str) and isinstance(completion, str):
-        _check_text(prompt, where)
+        check_text(prompt, where)
         _check_answer(completion, "completion", where)
         return Demonstration((), (prompt, completion), where)
     before = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
@@ -125,7 +125,7 @@ def _alpaca(cells: Mapping[str, Any], where: str) -> Demonstration:
     for name, value in cells.items():
         if not isinstance(value, str) and not (name == "input" and value is None):
             raise DaybreakError(f"{where}: {name} is {_shown(value)}; give a text")
-        _check_text(value or "", where)
+        check_text(value or "", where)
     if not instruction.strip():
         raise DaybreakError(f"{where} has an empty instruction; say what was asked, or remove the row")
     _check_answer(output, "output", where)
@@ -158,15 +158,7 @@ def _talk(given: Any, where: str) -> tuple[Message, ...]:
 def _check_answer(text: str, name: str, where: str) -> None:
     if not text.strip():
         raise DaybreakError(f"{where} has an empty {name}; write one, or remove the row")
-    _check_text(text, where)
-
-
-def _check_text(text: str, where: str) -> None:
-    """Raises `DaybreakError` for halves of characters, which JSON can spell and no tokenizer reads."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise DaybreakError(f"{where} is not UTF-8 text: {error}") from None
+    check_text(text, where)
 
 
 def _is_list(given: Any) -> bool:

@@ -27,7 +27,7 @@ from typing import Any, Protocol, TypeVar
 
 from daybreak.data.open_turns import refuse_open
 from daybreak.data.order import draw
-from daybreak.data.rows import rows
+from daybreak.data.rows import check_text, rows
 from daybreak.errors import DaybreakError
 from daybreak.text.chat import checked
 from daybreak.text.chat_template import Message
@@ -263,7 +263,8 @@ def prompt_of(given: Any, where: str) -> Prompt:
     if isinstance(given, str):
         if not given.strip():
             raise DaybreakError(f"{where} has an empty prompt; say what was asked, or leave it out")
-        return _encodable(given, where)
+        check_text(given, where)
+        return given
     messages = _messages(given, where)
     if messages[-1]["role"] == "assistant":
         raise DaybreakError(f"{where}: the prompt ends with an answer; the last message must be a question")
@@ -296,24 +297,14 @@ def _answer(given: Any, where: str, empty: bool) -> str:
         raise DaybreakError(f"{where} has {_shown(given)} as an answer; answers are texts")
     if not given.strip() and not empty:
         raise DaybreakError(f"{where} has an empty answer; leave it out")
-    return _encodable(given, where)
+    check_text(given, where)
+    return given
 
 
 def _last(messages: Sequence[Message], where: str, empty: bool = False) -> str:
     if messages[-1]["role"] != "assistant":
         raise DaybreakError(f"{where}: the last message of an answer must be the assistant's")
     return _answer(messages[-1]["content"], where, empty)
-
-
-def _encodable(text: str, where: str) -> str:
-    """The text, unless it holds halves of characters, which JSON can spell and no tokenizer reads."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise DaybreakError(
-            f"{where} is not UTF-8 text ({error.reason}); correct it, or leave it out"
-        ) from None
-    return text
 
 
 def _demonstration(row: Mapping[str, Any], where: str) -> str | None:

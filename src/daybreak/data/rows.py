@@ -34,6 +34,17 @@ def rows(file: Path) -> Iterator[tuple[str, Row]]:
         raise DaybreakError(f"{file} is no text in UTF-8 ({error.reason} at byte {error.start})") from None
 
 
+def check_text(text: str, where: str) -> None:
+    """Raises `DaybreakError`, which names `where` it stands, for halves of characters, which JSON can spell
+    and no tokenizer reads."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DaybreakError(
+            f"{where} is not UTF-8 text ({error.reason}); correct it, or leave it out"
+        ) from None
+
+
 def _of_lines(file: Path) -> Iterator[tuple[str, Row]]:
     with file.open(encoding="utf-8-sig") as handle:
         for number, line in enumerate(handle, 1):
