@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from daybreak import settings as reading
 from daybreak.train.recipes import recipe_tree
-from daybreak.train.run_folder import stored_file
+from daybreak.train.run_folder import stored_tree
 from daybreak.train.settings import Settings
 
 if TYPE_CHECKING:
@@ -21,9 +21,9 @@ def given_settings(
     """A recipe, a file of settings over it, and single settings over that; with none of them those of the run
     in `out`, if there is one. Raises `DaybreakError` for what does not fit."""
     trees = []
-    stored = stored_file(Settings, out) if recipe is None and config is None else None
+    stored = stored_tree(Settings, out) if recipe is None and config is None else None
     if stored is not None:
-        trees.append(reading.read_yaml(stored))
+        trees.append(stored)
     if recipe is not None:
         trees.append(recipe_tree(recipe))
     if config is not None:

@@ -37,28 +37,29 @@ def stored(folder: Path) -> Settings | None:
 def stored_as(kind: type[S], folder: Path) -> S | None:
     """The settings, of class `kind`, that a run in `folder` was last started with; None: there is no run.
     Raises `DaybreakError` for a folder that holds something else."""
-    file = stored_file(kind, folder)
-    if file is not None:
-        return reading.build(kind, reading.read_yaml(file), str(file))
+    tree = stored_tree(kind, folder)
+    if tree is not None:
+        return reading.build(kind, tree)
     if folder.exists() and (not folder.is_dir() or any(map(_is_others, folder.iterdir()))):
         raise DaybreakError(f"{folder} exists and is no run; give another folder with --out")
     return None
 
 
-def stored_file(kind: type[Any], folder: Path | None) -> Path | None:
-    """The file of these settings; None: there is no run. Raises `DaybreakError` for a run of another kind,
-    whose settings are others."""
+def stored_tree(kind: type[Any], folder: Path | None) -> dict[str, Any] | None:
+    """The tree of these settings, as the file has it; None: there is no run. Raises `DaybreakError` for a run
+    of another kind, whose settings are others."""
     file = None if folder is None else folder / SETTINGS
     if file is None or not file.is_file():
         return None
     try:
-        reading.build(kind, reading.read_yaml(file))
+        tree = reading.read_yaml(file)
+        reading.build(kind, tree)
     except DaybreakError as error:
         raise DaybreakError(
             f"{folder} holds a run of another command, or of another version ({SETTINGS}: {error}); give "
             "another folder with --out"
         ) from None
-    return file
+    return tree
 
 
 def _is_others(file: Path) -> bool:

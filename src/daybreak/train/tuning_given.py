@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from daybreak import settings as reading
-from daybreak.train.run_folder import stored_file
+from daybreak.train.run_folder import stored_tree
 
 S = TypeVar("S")
 
@@ -17,7 +17,6 @@ def given_settings(
 ) -> S:
     """A file of settings, `own` (a tree) over it, and single settings over that; without a file those of the
     run in `out`, if there is one. Raises `DaybreakError` for what does not fit."""
-    file = config or stored_file(kind, out)
-    tree = {} if file is None else reading.read_yaml(file)
+    tree = stored_tree(kind, out) or {} if config is None else reading.read_yaml(config)
     given = reading.merged(own, reading.from_words(words))
-    return reading.build_given(kind, tree, "" if file is None else str(file), given)
+    return reading.build_given(kind, tree, "" if config is None else str(config), given)

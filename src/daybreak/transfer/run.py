@@ -59,13 +59,11 @@ def given_settings(
 ) -> S:
     """`usual` values of the command, or those of the run in `out`; over them a file of settings, `own` (a
     tree), and single settings. Raises `DaybreakError` for what does not fit."""
-    stored = None if config is not None else run_folder.stored_file(kind, out)
-    file = config or stored
-    tree = {} if file is None else reading.read_yaml(file)
-    if stored is None:
-        tree = reading.merged(usual or {}, tree)
+    tree = run_folder.stored_tree(kind, out) if config is None else None
+    if tree is None:
+        tree = reading.merged(usual or {}, {} if config is None else reading.read_yaml(config))
     given = reading.merged(own, reading.from_words(words))
-    return reading.build_given(kind, tree, "" if file is None else str(file), given)
+    return reading.build_given(kind, tree, "" if config is None else str(config), given)
 
 
 def learn_language(settings: LanguageSettings, folder: Path, screen: Screen) -> TransferOutcome:
