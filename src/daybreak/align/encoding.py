@@ -63,7 +63,7 @@ def prompt_ids(model: Model, prompt: Prompt) -> list[int]:
 
 def prompt_length(model: Model, prompt: Prompt) -> int:
     """How many these are; also of a prompt that the model has no room for."""
-    return len(_before(model, prompt) if isinstance(prompt, str) else chat.prompt(model, prompt))
+    return len(before(model, prompt) if isinstance(prompt, str) else chat.prompt(model, prompt))
 
 
 def answered(
@@ -101,12 +101,13 @@ def check_known(model: Model, tokens: Sequence[int]) -> None:
         )
 
 
-def _before(model: Model, prompt: str) -> list[int]:
+def before(model: Model, prompt: str) -> list[int]:
+    """The token ids of a text that is to be gone on with; of none those that texts begin with."""
     return of_text(model, "the prompt", prompt) or list(prepare(model, "")[0].tokens)
 
 
 def _text(model: Model, prompt: str, answer: str) -> Answered:
-    before, end = _before(model, prompt), special_token(model, "eos")
+    read, end = before(model, prompt), special_token(model, "eos")
     # What fills a blank is a text of its own; any other answer goes on from its prompt.
     alone = model.architecture.blanks is not None
     ids = (
@@ -116,7 +117,7 @@ def _text(model: Model, prompt: str, answer: str) -> Answered:
     )
     if end is not None and end < model.architecture.vocabulary:
         ids.append(end)
-    return Answered((*before, *ids), len(before))
+    return Answered((*read, *ids), len(read))
 
 
 def _turn(model: Model, prompt: tuple[Message, ...], answer: str) -> Answered:

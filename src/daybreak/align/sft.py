@@ -15,11 +15,10 @@ from typing import Any
 
 import torch
 
-from daybreak.align.encoding import check_known
+from daybreak.align.encoding import before, check_known
 from daybreak.align.sft_settings import SftData, SftSettings
 from daybreak.data.conversations import Demonstration, read_demonstrations
 from daybreak.data.order import draw
-from daybreak.engine.prompts import of_text, prepare
 from daybreak.errors import DaybreakError
 from daybreak.language_model import LanguageModel
 from daybreak.model.few_bits import numel
@@ -92,12 +91,12 @@ def _lessons(model: LanguageModel, row: Demonstration) -> list[Lesson]:
     try:
         if row.text is None:
             return lessons(tokenizer, row.messages, row.where)
-        before = of_text(model, "the prompt", row.text[0]) or list(prepare(model, "")[0].tokens)
+        read = before(model, row.text[0])
     except DaybreakError as error:
         raise DaybreakError(f"{row.where}: {error}") from None
     after = [*continued(tokenizer, row.text[1]), check_end(tokenizer)]
-    span = (len(before), len(before) + len(after))
-    return [Lesson(array("i", before + after), (span,), row.where)]
+    span = (len(read), len(read) + len(after))
+    return [Lesson(array("i", read + after), (span,), row.where)]
 
 
 def apart(rows: Sequence[Demonstration], share: float) -> tuple[list[Demonstration], list[Demonstration]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from daybreak.errors import DaybreakError
 from daybreak.text.chat import encode_chat, own_template, turn_end
@@ -82,11 +83,19 @@ def continued(tokenizer: Tokenizer, text: str) -> list[int]:
     goes on after a prompt would then have a blank too many, or one where it has none. Behind a line break
     they write the text alone.
     """
-    alone, mark, behind = (_plain(tokenizer, one) for one in ("x", BREAK, f"{BREAK}x"))
-    if behind[len(mark) :] == alone:  # no such tokenizer
+    mark = _break_before(tokenizer)
+    if mark is None:
         return _plain(tokenizer, text)
     whole = _plain(tokenizer, BREAK + text)
     return whole[len(mark) :] if whole[: len(mark)] == mark else _plain(tokenizer, text)
+
+
+@lru_cache(maxsize=4)
+def _break_before(tokenizer: Tokenizer) -> list[int] | None:
+    """The ids of a line break, behind which such a tokenizer writes a text alone; None: it is none of these.
+    Asked once for all the answers of a file."""
+    alone, mark, behind = (_plain(tokenizer, one) for one in ("x", BREAK, f"{BREAK}x"))
+    return None if behind[len(mark) :] == alone else mark
 
 
 def _plain(tokenizer: Tokenizer, text: str) -> list[int]:
