@@ -28,7 +28,7 @@ from daybreak.architecture import Rotary
 from daybreak.errors import DaybreakError
 from daybreak.language_model import LanguageModel
 from daybreak.text.chat import encode_chat
-from tests.unit.test_ppo import figures, stopped_after, weights
+from tests.unit.test_ppo import figures, settings, stopped_after, weights
 from tests.unit.test_rounds import PLAIN
 from tests.unit.tiny_models import speaking
 from tests.unit.tiny_run import Silent, byte_tokenizer
@@ -238,20 +238,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def given_settings(made: Path, **tree: Any) -> PpoSettings:
-    base = {
-        "model": str(made / "model"),
-        "prompts": str(made / "prompts.jsonl"),
-        "reward": str(made / "reward"),
-        "least_accuracy": None,
-        "episodes": 4 * 8,
-        "rollout": {"answers": 8, "max_new_tokens": 6, "batch_size": 8},
-        "update": {"minibatch": 4, "micro": 3},
-        "optimizer": {"lr": 1e-3, "value_lr": 1e-3, "warmup": 2},
-        "kl": {"adaptive": True},
-        "samples": {"every": 2, "prompts": 2},
-        "checkpoints": {"every": 2},
-    }
-    return reading.build(PpoSettings, reading.merged(base, tree))
+    return settings(made, **reading.merged({"least_accuracy": None, "kl": {"adaptive": True}}, tree))
 
 
 @pytest.mark.parametrize("rank", [0, 2], ids=["whole", "adapters"])

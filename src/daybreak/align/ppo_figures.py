@@ -152,9 +152,9 @@ class PpoWatch:
         )
 
     def _length(self, figures: Figures) -> str | None:
-        if len(self._recent) < 2 * self._settings.window:
+        if (halves := self._halves()) is None:
             return None
-        old, new = self._halves()
+        old, new = halves
         length, score = ([fmean(one[name] for one in part) for part in (old, new)] for name in GROWING)
         deviation = fmean(one["score_deviation"] for one in old)
         if length[1] < GROWN * length[0] or score[1] - score[0] < RISEN * deviation or not deviation:
@@ -166,24 +166,24 @@ class PpoWatch:
         )
 
     def _falling(self, figures: Figures) -> str | None:
-        window = self._settings.window
-        if len(self._recent) < 2 * window:
+        if (halves := self._halves()) is None:
             return None
-        old, new = (fmean(one["score"] for one in part) for part in self._halves())
-        deviation = fmean(one["score_deviation"] for one in self._halves()[0])
+        old, new = (fmean(one["score"] for one in part) for part in halves)
+        deviation = fmean(one["score_deviation"] for one in halves[0])
         if old - new < FALLEN * deviation or not deviation:
             return None
         cause, remedy = "else than its reward", "raise update.minibatch"
         if figures.get("mixed_loss") is not None:
             cause, remedy = "else, perhaps the text that is mixed in", "lower ptx.weight"
         return (
-            f"the score fell from {old:.2f} to {new:.2f} in {window} iterations: the policy learns something "
-            f"{cause}; {remedy}, or lower optimizer.lr"
+            f"the score fell from {old:.2f} to {new:.2f} in {self._settings.window} iterations: the policy "
+            f"learns something {cause}; {remedy}, or lower optimizer.lr"
         )
 
-    def _halves(self) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
-        """What is remembered: an older window, and the last one."""
-        return self._recent[: self._settings.window], self._recent[self._settings.window :]
+    def _halves(self) -> tuple[list[dict[str, float]], list[dict[str, float]]] | None:
+        """What is remembered: an older window, and the last one; None: there were not so many iterations."""
+        window = self._settings.window
+        return None if len(self._recent) < 2 * window else (self._recent[:window], self._recent[window:])
 
     def _entropy(self, figures: Figures) -> str | None:
         first = self._first["entropy"]

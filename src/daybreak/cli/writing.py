@@ -53,7 +53,6 @@ def load_any(
     model: str, revision: str | None, dtype: str, device: str, bits: int | None
 ) -> LanguageModel | RecurrentModel:
     """The same for a command that an LSTM understands, too."""
-
     from daybreak import models
     from daybreak.recurrent_model import is_recurrent_folder
 

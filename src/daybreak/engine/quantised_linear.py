@@ -209,7 +209,7 @@ class Quantiser:
 
 
 def is_quantised(decoder: Decoder) -> bool:
-    return any(True for _ in _linears(decoder))
+    return bits_of(decoder) is not None
 
 
 def bits_of(decoder: Decoder) -> int | None:

@@ -25,9 +25,9 @@ class FewBits(nn.Module, ABC):
         """The weights, [outputs, width] float32."""
 
 
-def few_bits(decoder: Decoder) -> Iterator[tuple[str, FewBits]]:
-    """All such matrices of a decoder, by the names of their modules."""
-    for name, module in decoder.named_modules():
+def few_bits(modules: nn.Module) -> Iterator[tuple[str, FewBits]]:
+    """All such matrices of a decoder or of several, by the names of their modules."""
+    for name, module in modules.named_modules():
         if isinstance(module, FewBits):
             yield name, module
 
@@ -59,13 +59,9 @@ def unpacked(matrix: FewBits) -> nn.Linear:
 
 def numel(modules: nn.Module) -> int:
     """How many weights there are, those of few bits included; a matrix with two uses counts once."""
-    matrices = {
-        name: one
-        for name, one in modules.named_modules()
-        if isinstance(one, FewBits) and name.rpartition(".")[2] != TIED
-    }
-    packed = sum(one.outputs * one.width for one in matrices.values())
-    biases = [getattr(one, "bias", None) for one in matrices.values()]
+    matrices = [one for name, one in few_bits(modules) if name.rpartition(".")[2] != TIED]
+    packed = sum(one.outputs * one.width for one in matrices)
+    biases = [getattr(one, "bias", None) for one in matrices]
     whole = [*modules.parameters(), *(one for one in biases if one is not None)]
     count: int = sum(one.numel() for one in whole)
     return packed + count

@@ -11,7 +11,7 @@ from types import FrameType
 from daybreak.errors import DaybreakError
 from daybreak.train.run_status import Ending
 
-NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+NAMES: dict[int, str] = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
 
 class Stop:
@@ -49,7 +49,7 @@ def stop_on_signals() -> Iterator[Stop]:
 
 def reason(number: int | None) -> str | None:
     """The signal that stopped a run, in words."""
-    return None if number is None else NAMES.get(signal.Signals(number), f"signal {number}")
+    return None if number is None else NAMES.get(number, f"signal {number}")
 
 
 def ending_by(error: BaseException) -> tuple[Ending, str]:

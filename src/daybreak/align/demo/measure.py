@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from daybreak.align.demo.labeller import Label, labelled
-from daybreak.align.demo.texts import Example, Texts
+from daybreak.align.demo.texts import Texts
 from daybreak.align.reward_model import RewardModel
 from daybreak.align.sampling import Written, kl, write
 from daybreak.engine.settings import Sampling
@@ -100,9 +100,3 @@ def forgetting(model: LanguageModel, texts: Texts) -> float:
     ]
     size, context = sum(len(file.content) for file in texts.validation), model.architecture.context
     return bits_per_byte(model.decoder, documents, size, context, context // 2)
-
-
-def real(found: Sequence[Example], tokenizer_lengths: Sequence[int]) -> dict[str, float]:
-    """The labeller's opinion of the real functions, as a measure of what can be expected."""
-    labels = [labelled(one.prompt + one.answer) for one in found]
-    return {"label": fmean(one.score for one in labels), "length": fmean(tokenizer_lengths)}

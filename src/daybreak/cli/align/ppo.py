@@ -91,7 +91,9 @@ def _print(outcome: PpoOutcome, as_json: bool) -> None:
         last = ", ".join(f"{name} {value:.3f}" for name, value in outcome.figures.items())
         told = f"; the last: {last}" if last else ""
         print(f"{outcome.folder}: {outcome.iteration:,} iterations done{told}")
+        from daybreak.text.chat_template import JINJA
+
         assert outcome.exported is not None
-        talks = (outcome.exported / "chat_template.jinja").is_file()
+        talks = (outcome.exported / JINJA).is_file()
         use = f"chat {outcome.exported}" if talks else f'generate {outcome.exported} "..."'
         print(f"try: daybreak {use}")
